@@ -1,0 +1,47 @@
+//! Every bound that both ends of a link share, or that a caller meets.
+
+use std::time::Duration;
+
+/// Largest message on the link, in bytes, both ways. A caller's text and a
+/// script's value are below it; pictures go by media streams.
+pub const LINK_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest chunk on a media stream, in bytes: at 1 Gbit/s it holds the
+/// connection for 2 ms.
+pub const MEDIA_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Largest picture that may ride on the link itself, in bytes. Below it a
+/// stream of its own costs more than it saves.
+pub const LINK_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest picture, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest picture, in image pixels: 8 bytes a pixel in Chrome at work makes
+/// this half a gigabyte.
+pub const IMAGE_PIXELS_MAX: u64 = 64_000_000;
+/// Longest side of a picture, in image pixels: Chrome's own texture limit.
+pub const IMAGE_SIDE_PIXELS_MAX: u32 = 16_384;
+
+/// Largest text that is typed, script that is run, or value that is returned,
+/// in bytes of UTF-8. With its frame it fits [`LINK_MESSAGE_BYTES_MAX`].
+pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Longest URL, in bytes: Chrome refuses longer ones.
+pub const URL_BYTES_MAX: usize = 2 * 1024 * 1024 / 64;
+/// Longest selector, in bytes.
+pub const SELECTOR_BYTES_MAX: usize = 16 * 1024;
+/// Largest side of a viewport, in CSS pixels.
+pub const VIEWPORT_SIDE_MAX: u32 = 8192;
+
+/// How many outcomes a session remembers, so that a command that comes twice
+/// runs once.
+pub const REMEMBERED_COMMANDS_MAX: usize = 1024;
+/// How many commands one session may have waiting.
+pub const SESSION_QUEUE_MAX: usize = 64;
+/// How many messages may wait for one link's socket.
+pub const LINK_QUEUE_MAX: usize = 256;
+/// How many outcomes an agent keeps until they are acknowledged.
+pub const OUTBOX_MAX: usize = 4096;
+
+/// Longest time a command may ask for.
+pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// A command's time where nobody says otherwise.
+pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a browser may take to be there.
+pub const LAUNCH_TIMEOUT: Duration = Duration::from_secs(15);
