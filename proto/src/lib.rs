@@ -19,6 +19,8 @@ pub mod agent {
     #[expect(
         missing_docs,
         clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         reason = "generated; the .proto files are the documentation"
     )]
     pub mod v1 {
@@ -32,6 +34,8 @@ pub mod browser {
     #[expect(
         missing_docs,
         clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         reason = "generated; the .proto files are the documentation"
     )]
     pub mod v1 {

@@ -1,0 +1,20 @@
+# Browserfleet. `make run` starts it, `make test` proves it.
+
+.PHONY: run demo test lint
+
+run: ## Build, start, do the main job once, and serve until Ctrl-C.
+	@.ci/install browser
+	@cargo run --quiet --release --package browserfleet-tests --bin demo -- --serve
+
+demo: ## The same, and exit.
+	@.ci/install browser
+	@cargo run --quiet --release --package browserfleet-tests --bin demo
+
+test: ## Unit, property and end-to-end tests, on both databases.
+	@.ci/install browser database
+	cargo build --workspace --locked
+	cargo test --workspace --locked
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -1,0 +1,77 @@
+//! `POST /api/browser/execute`
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use browserfleet_proto::action::{Action, Execute, Script};
+use browserfleet_proto::limits;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Envelope, perform, text_of};
+use crate::api::Api;
+use crate::api::body::Body;
+use crate::api::extract::Caller;
+use crate::error::Error;
+
+/// What to run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecuteRequest {
+    session_id: Option<String>,
+    timeout_ms: Option<u64>,
+    expression: Option<String>,
+    function: Option<String>,
+    args: Option<Vec<Box<RawValue>>>,
+    #[serde(default = "yes")]
+    await_promise: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Runs a script in the page.
+pub async fn execute(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(mut request): Body<ExecuteRequest>,
+) -> Result<Response, Response> {
+    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
+    let envelope = Envelope {
+        session_id: request.session_id.as_deref(),
+        timeout_ms: request.timeout_ms,
+    };
+    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+}
+
+fn action_of(request: &mut ExecuteRequest) -> Result<Action, Error> {
+    let script = match (request.expression.take(), request.function.take()) {
+        (Some(_), None) if request.args.is_some() => {
+            return Err(Error::invalid("args", "goes with function"));
+        }
+        (Some(expression), None) => Script::Expression(text_of("expression", expression)?),
+        (None, Some(function)) => Script::Function {
+            function: text_of("function", function)?,
+            args: args_of(request.args.take().unwrap_or_default())?,
+        },
+        (Some(_), Some(_)) => return Err(Error::invalid("function", "goes without expression")),
+        (None, None) => {
+            return Err(Error::invalid("expression", "is missing; or give function"));
+        }
+    };
+    Ok(Action::Execute(Execute {
+        script,
+        await_promise: request.await_promise,
+    }))
+}
+
+fn args_of(args: Vec<Box<RawValue>>) -> Result<String, Error> {
+    let json = serde_json::to_string(&args).map_err(|error| Error::Internal(error.into()))?;
+    if json.len() > limits::TEXT_BYTES_MAX {
+        return Err(Error::invalid(
+            "args",
+            format!("longer than {} bytes", limits::TEXT_BYTES_MAX),
+        ));
+    }
+    Ok(json)
+}

@@ -1,0 +1,84 @@
+//! `POST /api/browser/scroll`
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use browserfleet_proto::action::{Action, Edge, Point, Scroll};
+use serde::Deserialize;
+
+use super::{Envelope, coordinate_of, perform, selector_of};
+use crate::api::Api;
+use crate::api::body::Body;
+use crate::api::extract::Caller;
+use crate::error::Error;
+
+/// Where to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScrollRequest {
+    session_id: Option<String>,
+    timeout_ms: Option<u64>,
+    x: Option<f64>,
+    y: Option<f64>,
+    delta: Option<Distance>,
+    selector: Option<String>,
+    to: Option<End>,
+}
+
+/// How far, in CSS pixels.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Distance {
+    #[serde(default)]
+    x: f64,
+    #[serde(default)]
+    y: f64,
+}
+
+/// An end of the document.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum End {
+    Top,
+    Bottom,
+}
+
+/// Scrolls the page, or to an element.
+pub async fn scroll(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(mut request): Body<ScrollRequest>,
+) -> Result<Response, Response> {
+    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
+    let envelope = Envelope {
+        session_id: request.session_id.as_deref(),
+        timeout_ms: request.timeout_ms,
+    };
+    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+}
+
+fn action_of(request: &mut ScrollRequest) -> Result<Action, Error> {
+    let position = match (request.x, request.y) {
+        (None, None) => None,
+        (x, y) => Some(Point {
+            x: coordinate_of("x", x.unwrap_or(0.0))?,
+            y: coordinate_of("y", y.unwrap_or(0.0))?,
+        }),
+    };
+    let scroll = match (position, request.delta, request.selector.take(), request.to) {
+        (Some(position), None, None, None) => Scroll::Position(position),
+        (None, Some(delta), None, None) => Scroll::Delta(Point {
+            x: coordinate_of("delta.x", delta.x)?,
+            y: coordinate_of("delta.y", delta.y)?,
+        }),
+        (None, None, Some(selector), None) => Scroll::Selector(selector_of(selector)?),
+        (None, None, None, Some(End::Top)) => Scroll::Edge(Edge::Top),
+        (None, None, None, Some(End::Bottom)) => Scroll::Edge(Edge::Bottom),
+        _ => {
+            return Err(Error::invalid(
+                "to",
+                "give one of: x and y, delta, selector, to",
+            ));
+        }
+    };
+    Ok(Action::Scroll(scroll))
+}

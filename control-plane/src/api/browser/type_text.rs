@@ -1,0 +1,61 @@
+//! `POST /api/browser/type`
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use browserfleet_proto::action::{Action, Type};
+use serde::Deserialize;
+
+use super::{Envelope, perform, selector_of, text_of};
+use crate::api::Api;
+use crate::api::body::Body;
+use crate::api::extract::Caller;
+use crate::error::Error;
+
+/// Longest pause between two characters, in milliseconds.
+const DELAY_MS_MAX: u32 = 10_000;
+
+/// What to type, and where.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypeRequest {
+    session_id: Option<String>,
+    timeout_ms: Option<u64>,
+    selector: Option<String>,
+    text: String,
+    #[serde(default)]
+    clear: bool,
+    #[serde(default)]
+    delay_ms: u32,
+    #[serde(default)]
+    submit: bool,
+}
+
+/// Types text into an element, or into what has the focus.
+pub async fn type_text(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(mut request): Body<TypeRequest>,
+) -> Result<Response, Response> {
+    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
+    let envelope = Envelope {
+        session_id: request.session_id.as_deref(),
+        timeout_ms: request.timeout_ms,
+    };
+    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+}
+
+fn action_of(request: &mut TypeRequest) -> Result<Action, Error> {
+    if request.delay_ms > DELAY_MS_MAX {
+        return Err(Error::invalid(
+            "delay_ms",
+            format!("has to be 0 to {DELAY_MS_MAX}"),
+        ));
+    }
+    Ok(Action::Type(Type {
+        selector: request.selector.take().map(selector_of).transpose()?,
+        text: text_of("text", std::mem::take(&mut request.text))?,
+        clear: request.clear,
+        delay_ms: request.delay_ms,
+        submit: request.submit,
+    }))
+}

@@ -1,0 +1,94 @@
+//! What happens around every request: it gets an id, its time is taken, a panic
+//! in it is a 500, and what is for the log alone is logged, once.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use browserfleet_proto::ids::RequestId;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use tracing::Instrument;
+
+use super::problem::InternalCause;
+use crate::error::Error;
+
+/// Largest problem that is rewritten to carry the request's id, in bytes.
+const PROBLEM_BYTES_MAX: usize = 64 * 1024;
+
+/// The outermost layer.
+pub async fn around(request: Request, next: Next) -> Response {
+    let id = RequestId::new();
+    let started = Instant::now();
+    let span = tracing::info_span!(
+        "request",
+        request.id = %id,
+        method = %request.method(),
+        path = %request.uri().path(),
+        user.id = tracing::field::Empty,
+    );
+    async move {
+        let response = AssertUnwindSafe(next.run(request))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                Error::Internal(anyhow::anyhow!("the request's handler panicked")).into_response()
+            });
+        let took = started.elapsed();
+        if let Some(InternalCause(cause)) = response.extensions().get() {
+            tracing::error!(cause, "a request failed on our side");
+        }
+        tracing::debug!(status = response.status().as_u16(), ?took, "answered");
+        finish(response, id).await
+    }
+    .instrument(span)
+    .await
+}
+
+async fn finish(response: Response, id: RequestId) -> Response {
+    let mut response = if is_problem(&response) {
+        with_request_id(response, id).await
+    } else {
+        response
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert("x-request-id", value);
+    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    // What the API answers belongs to one user; nothing in between keeps it.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn is_problem(response: &Response) -> bool {
+    response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|it| it == "application/problem+json")
+}
+
+async fn with_request_id(response: Response, id: RequestId) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let Ok(body) = http_body_util::Limited::new(body, PROBLEM_BYTES_MAX)
+        .collect()
+        .await
+    else {
+        return parts.status.into_response();
+    };
+    let mut text = body.to_bytes().to_vec();
+    if text.last() == Some(&b'}') {
+        text.pop();
+        text.extend_from_slice(format!(",\"request_id\":\"{id}\"}}").as_bytes());
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, text.into())
+}

@@ -1,0 +1,52 @@
+//! Joining and renewing.
+
+use browserfleet_proto::agent::v1::enrolment_service_server::EnrolmentService;
+use browserfleet_proto::agent::v1::{Certificate, JoinRequest, RenewRequest};
+use tonic::{Request, Response, Status};
+
+use super::{caller_of, status_of};
+use crate::api::Api;
+use crate::fleet::Enrolled;
+
+pub(super) struct EnrolmentAdapter {
+    api: Api,
+}
+
+impl EnrolmentAdapter {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+#[tonic::async_trait]
+impl EnrolmentService for EnrolmentAdapter {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Certificate>, Status> {
+        let request = request.into_inner();
+        let enrolled = self
+            .api
+            .fleet
+            .join(&request.token, &request.signing_request)
+            .await
+            .map_err(|error| status_of(&error))?;
+        Ok(Response::new(message_of(enrolled)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Certificate>, Status> {
+        let instance = caller_of(&request)?;
+        let enrolled = self
+            .api
+            .fleet
+            .renew(instance, &request.into_inner().signing_request)
+            .await
+            .map_err(|error| status_of(&error))?;
+        Ok(Response::new(message_of(enrolled)))
+    }
+}
+
+fn message_of(enrolled: Enrolled) -> Certificate {
+    Certificate {
+        certificate: enrolled.certificate.to_vec().into(),
+        valid_for_ms: u64::try_from(enrolled.valid_for.as_millis()).unwrap_or(u64::MAX),
+        instance_id: enrolled.instance.to_string(),
+    }
+}

@@ -1,0 +1,53 @@
+//! Pictures that come ahead of their outcomes.
+
+use browserfleet_proto::agent::v1::media_service_server::MediaService;
+use browserfleet_proto::agent::v1::{Chunk, Delivered};
+use browserfleet_proto::ids::CommandId;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::caller_of;
+use crate::api::Api;
+use crate::relay::{Oversize, Picture};
+
+pub(super) struct MediaAdapter {
+    api: Api,
+}
+
+impl MediaAdapter {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+#[tonic::async_trait]
+impl MediaService for MediaAdapter {
+    async fn deliver(
+        &self,
+        request: Request<Streaming<Chunk>>,
+    ) -> Result<Response<Delivered>, Status> {
+        let instance = caller_of(&request)?;
+        let mut chunks = request.into_inner();
+        let mut command: Option<CommandId> = None;
+        let mut picture = Picture::default();
+        while let Some(chunk) = chunks.message().await? {
+            if command.is_none() {
+                let id = chunk.command_id.parse();
+                command = Some(id.map_err(|_| Status::invalid_argument("no command id"))?);
+            }
+            picture.push(chunk.data).map_err(too_large)?;
+        }
+        let command = command.ok_or_else(|| Status::invalid_argument("no chunk"))?;
+        // Nobody waits for it: it was read so that the agent can go on.
+        if self.api.sessions.awaits_picture(command, instance) {
+            self.api
+                .sessions
+                .park_picture(command, picture)
+                .map_err(too_large)?;
+        }
+        Ok(Response::new(Delivered {}))
+    }
+}
+
+fn too_large(oversize: Oversize) -> Status {
+    Status::resource_exhausted(oversize.to_string())
+}

@@ -1,0 +1,42 @@
+//! `/healthz`: the process runs. `/readyz`: it takes requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Api;
+
+/// Whether requests are taken: from the end of the start to the first signal.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Says whether requests are taken.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The process runs.
+pub async fn alive() -> Json<serde_json::Value> {
+    Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+/// It takes requests.
+pub async fn ready(State(api): State<Api>) -> Response {
+    if api.readiness.is_ready() {
+        Json(json!({ "status": "ready" })).into_response()
+    } else {
+        let body = Json(json!({ "status": "not ready" }));
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}

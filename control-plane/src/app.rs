@@ -1,0 +1,314 @@
+//! The only wiring: everything is built here, started in order, and stopped in
+//! order.
+//!
+//! Start: folder and keys, store, relay and services, ports bound, jobs woken,
+//! ready. Stop: not ready, jobs and ports end, links cut, what is in flight is
+//! answered, instances ended, store closed.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::accounts::{Accounts, Parameters};
+use crate::api::serve::Port;
+use crate::api::{self, Api, Readiness, idempotency::Answered};
+use crate::clock;
+use crate::config::{Config, Pool};
+use crate::fleet::authority::Authority;
+use crate::fleet::{Fleet, Wanted};
+use crate::jobs::Jobs;
+use crate::provider::Provider;
+use crate::provider::local::{Local, Settings};
+use crate::relay::Relay;
+use crate::sessions::{Quota, Sessions};
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+/// How long a stop may take, from the first signal.
+const STOP_DEADLINE: Duration = Duration::from_secs(25);
+/// How many agents may be connected.
+const AGENT_CONNECTIONS_MAX: usize = 10_000;
+const READY_NOTE: &str = "ready.json";
+
+/// The running control plane.
+pub struct App {
+    api: Api,
+    fleet: Arc<Fleet>,
+    relay: Arc<Relay>,
+    store: Store,
+    readiness: Readiness,
+    /// Services, connections and links.
+    tasks: Tasks,
+    /// The machines' own tasks, which outlive all others.
+    machines: Tasks,
+    ready_note: PathBuf,
+}
+
+impl App {
+    /// Builds and starts everything. Nothing outside has changed where this fails.
+    ///
+    /// # Errors
+    /// What could not be done, for the operator.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let Config {
+            data_dir,
+            api: listen,
+            agent_listen,
+            database_url,
+            pool,
+            administrator,
+            telemetry: _,
+        } = config;
+        make_folder(&data_dir)?;
+        let data_dir = data_dir.canonicalize()?;
+        let authority = Authority::open(&data_dir)?;
+        let tls = match &listen.tls {
+            Some((certificate, key)) => Some(tls_of(certificate, key)?),
+            None => None,
+        };
+        let store = Store::open(&database_url, clock::now()).await?;
+        let accounts = Accounts::open(store.clone(), &data_dir, Parameters::RECOMMENDED)?;
+
+        let public = bind(listen.address, "BROWSERFLEET_LISTEN").await?;
+        let private = bind(agent_listen, "BROWSERFLEET_AGENT_LISTEN").await?;
+        let private_address = private.local_addr()?;
+        let private_tls = authority.server_config(private_address.ip())?;
+
+        let tasks = Tasks::default();
+        let machines = Tasks::default();
+        let provider: Arc<dyn Provider> = Arc::new(Local::new(
+            Settings {
+                agent: pool.agent.clone(),
+                folder: data_dir.join("instances"),
+                environment: environment_of(&pool, &authority, private_address),
+            },
+            machines.clone(),
+        ));
+        let relay = Arc::new(Relay::default());
+        let wanted = Wanted {
+            warm: pool.warm,
+            max: pool.max,
+            sessions_per_instance: pool.sessions_per_instance,
+            idle: pool.idle,
+        };
+        let fleet = Arc::new(Fleet::new(
+            store.clone(),
+            Arc::clone(&relay),
+            Arc::clone(&provider),
+            authority,
+            wanted,
+        ));
+        let sessions = Arc::new(Sessions::new(
+            store.clone(),
+            Arc::clone(&relay),
+            Arc::clone(&fleet),
+            tasks.clone(),
+            Quota {
+                live: pool.sessions_per_user,
+            },
+        ));
+        sessions
+            .recover()
+            .await
+            .context("could not take up the sessions")?;
+        let generated = accounts
+            .first_administrator(&administrator.email, administrator.password.as_deref())
+            .await
+            .context("could not make the first administrator")?;
+        if let Some(password) = generated {
+            show_once(&administrator.email, &password);
+        }
+
+        let readiness = Readiness::default();
+        let api = Api {
+            accounts: Arc::new(accounts),
+            sessions: Arc::clone(&sessions),
+            fleet: Arc::clone(&fleet),
+            answered: Answered::new(store.clone()),
+            readiness: readiness.clone(),
+        };
+        let address = public.local_addr()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let ports = [
+            Port {
+                name: "api",
+                listener: public,
+                tls,
+                connections_max: listen.connections_max,
+                router: api::router(api.clone()),
+            },
+            Port {
+                name: "agents",
+                listener: private,
+                tls: Some(TlsAcceptor::from(private_tls)),
+                connections_max: AGENT_CONNECTIONS_MAX,
+                router: api::agent_router(&api),
+            },
+        ];
+        for port in ports {
+            tasks.spawn(port.name, port.serve(tasks.clone()));
+        }
+        Jobs {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            sessions,
+            provider,
+        }
+        .start(&tasks);
+
+        readiness.set(true);
+        let ready_note = data_dir.join(READY_NOTE);
+        let note = serde_json::json!({
+            "api": format!("{scheme}://{address}"),
+            "agents": format!("https://{private_address}"),
+            "pid": std::process::id(),
+        });
+        fs::write(&ready_note, note.to_string())?;
+        tracing::info!(api = %format!("{scheme}://{address}"), agents = %private_address, "ready");
+        Ok(Self {
+            api,
+            fleet,
+            relay,
+            store,
+            readiness,
+            tasks,
+            machines,
+            ready_note,
+        })
+    }
+
+    /// Serves until the first signal, then stops in order; the second signal, or
+    /// the deadline, cuts the rest short.
+    pub async fn run_until_signal(self) -> ExitCode {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            tracing::error!("could not listen for signals");
+            return ExitCode::FAILURE;
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+        }
+        let stopped = tokio::select! {
+            stopped = timeout(STOP_DEADLINE, self.stop()) => stopped.is_ok(),
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+        };
+        if stopped {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!(
+                tasks = self.tasks.count(),
+                machines = self.machines.count(),
+                "stopped before everything had ended"
+            );
+        }
+        ExitCode::SUCCESS
+    }
+
+    async fn stop(&self) {
+        self.readiness.set(false);
+        self.tasks.stop();
+        if let Err(error) = fs::remove_file(&self.ready_note) {
+            tracing::debug!(%error, "the note of readiness was gone");
+        }
+        // Agents close their browsers and say so while their links still hold.
+        if let Err(error) = self.fleet.end_all().await {
+            tracing::warn!(%error, "could not end all instances");
+        }
+        self.api.sessions.shut_down().await;
+        self.relay.cut_all();
+        self.machines.ended().await;
+        self.api.sessions.close_ledger();
+        self.tasks.ended().await;
+        self.store.close().await;
+    }
+}
+
+/// Makes this user an administrator, and prints the password.
+///
+/// # Errors
+/// What could not be done, for the operator.
+pub async fn rescue_administrator(config: Config, email: &str) -> anyhow::Result<()> {
+    make_folder(&config.data_dir)?;
+    let store = Store::open(&config.database_url, clock::now()).await?;
+    let accounts = Accounts::open(store.clone(), &config.data_dir, Parameters::RECOMMENDED)?;
+    let password = accounts.rescue_administrator(email).await?;
+    store.close().await;
+    println!("{password}");
+    Ok(())
+}
+
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("could not make the folder {}", folder.display()))
+}
+
+async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("could not listen on {address}; choose another address with {key}")
+    })
+}
+
+fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("could not read {}", certificate.display()))?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("could not read {}", key.display()))?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn environment_of(
+    pool: &Pool,
+    authority: &Authority,
+    address: std::net::SocketAddr,
+) -> Vec<(String, String)> {
+    let mut environment = vec![
+        (
+            "BROWSERFLEET_CONTROL_PLANE".to_owned(),
+            format!("https://{address}"),
+        ),
+        (
+            "BROWSERFLEET_CA_FILE".to_owned(),
+            authority.root_file().display().to_string(),
+        ),
+        (
+            "BROWSERFLEET_SESSIONS_MAX".to_owned(),
+            pool.sessions_per_instance.to_string(),
+        ),
+    ];
+    if let Some(executable) = &pool.browser_executable {
+        environment.push((
+            "BROWSERFLEET_BROWSER_EXECUTABLE".to_owned(),
+            executable.display().to_string(),
+        ));
+    }
+    environment
+}
+
+/// Not through the log, which is kept: a password is shown once.
+fn show_once(email: &str, password: &str) {
+    eprintln!("The first administrator is {email} with the password {password} (shown once).");
+}

@@ -1,0 +1,33 @@
+//! The one door to time.
+//!
+//! [`now`] is steady: the wall clock as it was when the process started, moved
+//! on by the monotonic clock. A wall clock that jumps an hour ends no session
+//! and keeps none alive. [`wall`] is the wall clock itself, for tokens, which
+//! other machines judge too.
+
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::domain::time::Timestamp;
+
+static START: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (wall(), Instant::now()));
+
+/// The time that all rows and deadlines are counted in.
+#[must_use]
+pub fn now() -> Timestamp {
+    let (wall_at_start, started) = *START;
+    wall_at_start.plus(started.elapsed())
+}
+
+/// The wall clock, which may jump.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this module is the door that the ban leaves open"
+)]
+pub fn wall() -> Timestamp {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+}

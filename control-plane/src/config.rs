@@ -1,0 +1,366 @@
+//! The configuration: environment variables, parsed to final types. All faults
+//! are reported in one go, each with the key and what was expected, never with
+//! the value of a secret.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Everything that an operator decides.
+#[derive(Debug)]
+pub struct Config {
+    /// Where keys, the embedded database and the local agents' folders are.
+    pub data_dir: PathBuf,
+    /// The public API.
+    pub api: Listener,
+    /// Where agents join and hold their links.
+    pub agent_listen: SocketAddr,
+    /// `sqlite:` or `postgres:`.
+    pub database_url: String,
+    /// The instances.
+    pub pool: Pool,
+    /// The first administrator.
+    pub administrator: Administrator,
+    /// The log.
+    pub telemetry: Telemetry,
+}
+
+/// The public API's listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Certificate chain and key, PEM files; `None`: plain HTTP.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// How many connections at once.
+    pub connections_max: usize,
+}
+
+/// The pool that is wanted.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// The agent's program, for the `local` provider.
+    pub agent: PathBuf,
+    /// Handed to agents; `None`: they look for one.
+    pub browser_executable: Option<PathBuf>,
+    /// How many instances are kept ready and unassigned.
+    pub warm: u32,
+    /// How many instances there may be.
+    pub max: u32,
+    /// How many sessions one instance holds.
+    pub sessions_per_instance: u32,
+    /// How long a user keeps an instance without a session.
+    pub idle: Duration,
+    /// How many live sessions one user may have.
+    pub sessions_per_user: u32,
+}
+
+/// Who the first administrator is.
+#[derive(Debug)]
+pub struct Administrator {
+    /// Used at the first start only.
+    pub email: String,
+    /// `None`: one is made and shown once.
+    pub password: Option<String>,
+}
+
+/// How the log is written.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// `info`, or directives such as `browserfleet=debug`.
+    pub filter: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("`text` or `json`"),
+        }
+    }
+}
+
+/// What is wrong with a configuration, all of it.
+#[derive(Debug)]
+pub struct Faults(Vec<String>);
+
+impl Faults {
+    /// One line for each fault, on standard error.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        for fault in &self.0 {
+            eprintln!("browserfleet: {fault}");
+        }
+        ExitCode::from(2)
+    }
+
+    /// The lines.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All faults at once.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this module is the door that the ban leaves open"
+    )]
+    pub fn from_env() -> Result<Self, Faults> {
+        let unknown = std::env::vars_os()
+            .filter_map(|(key, _)| key.into_string().ok())
+            .filter(|key| key.starts_with(PREFIX) && !KEYS.contains(&&key[PREFIX.len()..]));
+        let mut faults: Vec<String> = unknown
+            .map(|key| format!("{key} is not a setting; see deploy/env.example for those that are"))
+            .collect();
+        match Self::from_lookup(|key| std::env::var(key).ok()) {
+            Ok(config) if faults.is_empty() => Ok(config),
+            Ok(_) => Err(Faults(faults)),
+            Err(Faults(more)) => {
+                faults.extend(more);
+                Err(Faults(faults))
+            }
+        }
+    }
+
+    /// Reads settings from `lookup`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        let mut settings = Settings {
+            lookup: &lookup,
+            faults: Vec::new(),
+        };
+        let config = settings.config();
+        if settings.faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(Faults(settings.faults))
+        }
+    }
+}
+
+const PREFIX: &str = "BROWSERFLEET_";
+
+/// Every setting there is, without the prefix.
+pub const KEYS: &[&str] = &[
+    "DATA_DIR",
+    "LISTEN",
+    "TLS_CERT",
+    "TLS_KEY",
+    "CONNECTIONS_MAX",
+    "AGENT_LISTEN",
+    "DATABASE_URL",
+    "PROVIDER",
+    "LOCAL_AGENT",
+    "BROWSER_EXECUTABLE",
+    "POOL_WARM",
+    "POOL_MAX",
+    "SESSIONS_PER_INSTANCE",
+    "SESSIONS_PER_USER",
+    "POOL_IDLE_MS",
+    "ADMIN_EMAIL",
+    "ADMIN_PASSWORD",
+    "LOG",
+    "LOG_FORMAT",
+];
+
+struct Settings<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    faults: Vec<String>,
+}
+
+impl Settings<'_> {
+    fn config(&mut self) -> Config {
+        let data_dir = PathBuf::from(self.text("DATA_DIR").unwrap_or(".browserfleet".into()));
+        if let Some(other) = self.text("PROVIDER").filter(|it| it != "local") {
+            self.faults.push(format!(
+                "{PREFIX}PROVIDER is `{other}`; this build knows `local`"
+            ));
+        }
+        let database_url = self
+            .text("DATABASE_URL")
+            .unwrap_or_else(|| format!("sqlite:{}", data_dir.join("browserfleet.db").display()));
+        if !["sqlite:", "postgres:", "postgresql:"]
+            .iter()
+            .any(|scheme| database_url.starts_with(scheme))
+        {
+            self.faults.push(format!(
+                "{PREFIX}DATABASE_URL has to start with `sqlite:` or `postgres:`"
+            ));
+        }
+        let pool = self.pool();
+        Config {
+            api: self.api(),
+            agent_listen: self.or("AGENT_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8081))),
+            database_url,
+            pool,
+            administrator: self.administrator(),
+            telemetry: Telemetry {
+                filter: self.filter(),
+                format: self.or("LOG_FORMAT", LogFormat::Text),
+            },
+            data_dir,
+        }
+    }
+
+    fn api(&mut self) -> Listener {
+        let tls = match (self.text("TLS_CERT"), self.text("TLS_KEY")) {
+            (Some(certificate), Some(key)) => {
+                Some((PathBuf::from(certificate), PathBuf::from(key)))
+            }
+            (None, None) => None,
+            _ => {
+                self.faults.push(format!(
+                    "{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together; one of them is missing"
+                ));
+                None
+            }
+        };
+        Listener {
+            address: self.or("LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080))),
+            tls,
+            connections_max: self.number("CONNECTIONS_MAX", 10_000, 1, 1_000_000) as usize,
+        }
+    }
+
+    fn pool(&mut self) -> Pool {
+        let warm = self.number("POOL_WARM", 1, 0, 1_000);
+        let max = self.number("POOL_MAX", 4, 1, 10_000);
+        if warm > max {
+            self.faults.push(format!(
+                "{PREFIX}POOL_WARM is {warm}, which is more than {PREFIX}POOL_MAX, {max}"
+            ));
+        }
+        Pool {
+            agent: self
+                .text("LOCAL_AGENT")
+                .map_or_else(agent_beside_us, PathBuf::from),
+            browser_executable: self.text("BROWSER_EXECUTABLE").map(PathBuf::from),
+            warm,
+            max,
+            sessions_per_instance: self.number("SESSIONS_PER_INSTANCE", 8, 1, 1_000),
+            sessions_per_user: self.number("SESSIONS_PER_USER", 100, 1, 100_000),
+            idle: Duration::from_millis(self.number("POOL_IDLE_MS", 300_000, 0, 86_400_000).into()),
+        }
+    }
+
+    fn administrator(&mut self) -> Administrator {
+        Administrator {
+            email: self
+                .text("ADMIN_EMAIL")
+                .unwrap_or("admin@browserfleet.localhost".into()),
+            password: self.text("ADMIN_PASSWORD"),
+        }
+    }
+
+    fn filter(&mut self) -> String {
+        let filter = self.text("LOG").unwrap_or("info".into());
+        if let Err(fault) = tracing_subscriber::EnvFilter::builder().parse(&filter) {
+            self.faults.push(format!("{PREFIX}LOG: {fault}"));
+        }
+        filter
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        (self.lookup)(&format!("{PREFIX}{key}")).filter(|text| !text.is_empty())
+    }
+
+    fn or<T>(&mut self, key: &str, default: T) -> T
+    where
+        T: FromStr<Err: Display>,
+    {
+        let Some(text) = self.text(key) else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|fault: T::Err| {
+            self.faults
+                .push(format!("{PREFIX}{key} is `{text}`: {fault}"));
+            default
+        })
+    }
+
+    fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> u32 {
+        let number = self.or(key, default);
+        if !(least..=most).contains(&number) {
+            self.faults.push(format!(
+                "{PREFIX}{key} is {number}; it has to be {least} to {most}"
+            ));
+        }
+        number
+    }
+}
+
+/// The agent's program is installed beside the control plane's.
+fn agent_beside_us() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|it| it.parent().map(|folder| folder.join("browserfleet-agent")))
+        .unwrap_or_else(|| PathBuf::from("browserfleet-agent"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, Faults> {
+        Config::from_lookup(|key| {
+            pairs
+                .iter()
+                .find(|(name, _)| key == format!("{PREFIX}{name}"))
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_set_is_a_working_configuration() {
+        let config = read(&[]).expect("defaults are in order");
+        assert_eq!(config.api.address.port(), 8080);
+        assert_eq!(config.database_url, "sqlite:.browserfleet/browserfleet.db");
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_their_keys() {
+        let faults = read(&[
+            ("LISTEN", "nonsense"),
+            ("POOL_WARM", "9"),
+            ("LOG_FORMAT", "xml"),
+            ("TLS_CERT", "a.pem"),
+            ("DATABASE_URL", "mysql://root:hunter2@db"),
+        ])
+        .expect_err("five faults");
+        let text = faults.lines().join("\n");
+        for key in [
+            "LISTEN",
+            "POOL_WARM",
+            "LOG_FORMAT",
+            "TLS_KEY",
+            "DATABASE_URL",
+        ] {
+            assert!(text.contains(key), "{key} is missing in {text}");
+        }
+        assert!(!text.contains("hunter2"));
+    }
+}

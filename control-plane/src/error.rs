@@ -1,0 +1,281 @@
+//! The one error of the services, which is also the public one: each variant is
+//! a stable code, a status and a word on whether to try again. The seams have
+//! small errors of their own; `From` for them is here.
+
+use std::time::Duration;
+
+use browserfleet_proto::action::{Code, Rejection};
+use browserfleet_proto::ids::CommandId;
+
+/// What a service refuses or fails with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No credentials, or none that hold.
+    #[error("sign in first: send `Authorization: Bearer` with a valid access token")]
+    Unauthenticated,
+    /// The e-mail address and the password do not belong together.
+    #[error("the e-mail address or the password is wrong")]
+    BadCredentials,
+    /// The caller is known, and may not.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// The thing is not there, or is somebody else's.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// The route knows other methods.
+    #[error("this address does not take that method")]
+    MethodNotAllowed,
+    /// The request cannot be read.
+    #[error("{message}")]
+    BadRequest {
+        /// What of it.
+        field: Option<String>,
+        /// Why not.
+        message: String,
+    },
+    /// The request can be read and makes no sense.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The field of the request.
+        field: String,
+        /// Why not.
+        message: String,
+    },
+    /// The body is larger than the limit, in bytes.
+    #[error("the body is larger than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// Bytes.
+        limit_bytes: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
+    /// The body is not JSON.
+    #[error("send the body as `Content-Type: application/json`")]
+    UnsupportedMediaType,
+    /// The address is not one that a session may open.
+    #[error("sessions open http and https addresses and about:blank, not `{0}:`")]
+    UrlBlocked(String),
+    /// The e-mail address has an account.
+    #[error("there is an account with this e-mail address")]
+    EmailTaken,
+    /// The password is one of those that are tried first.
+    #[error("password: this one is among the first that are tried; choose another")]
+    PasswordTooCommon,
+    /// The session has ended.
+    #[error("the session has ended: {reason}")]
+    SessionGone {
+        /// Why.
+        reason: String,
+    },
+    /// The session cannot do this as it is.
+    #[error("the session is {status}")]
+    SessionNotLive {
+        /// Its status.
+        status: &'static str,
+    },
+    /// Which session is meant cannot be told.
+    #[error("you have several live sessions; name one as `session_id`")]
+    SessionAmbiguous,
+    /// The user has as many live sessions as they may.
+    #[error("you have {limit} live sessions, which is your limit")]
+    QuotaReached {
+        /// How many.
+        limit: u32,
+    },
+    /// No instance is free, and none more may be launched now.
+    #[error("{reason}")]
+    NoCapacity {
+        /// Why.
+        reason: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The agent takes no more for the moment.
+    #[error("the session's agent is busy; the command was not sent")]
+    AgentBusy,
+    /// The command did not leave the control plane.
+    #[error("the session's agent is not connected; the command was not sent")]
+    NotSent,
+    /// The command may have run; its answer is lost.
+    #[error("the command was sent and no answer came in time; whether it ran is not known")]
+    OutcomeUnknown,
+    /// The agent, or the browser, refused or failed.
+    #[error("{}", .0.message)]
+    Rejected(Rejection),
+    /// The same key came with another request.
+    #[error("Idempotency-Key: this key was used for another request")]
+    IdempotencyMismatch,
+    /// The request with this key is under way.
+    #[error("the request with this Idempotency-Key is under way")]
+    IdempotencyInProgress,
+    /// The first answer to this key is too large to be kept.
+    #[error("the request with this Idempotency-Key was done; its answer was too large to keep")]
+    IdempotencyNotKept,
+    /// Too much at once.
+    #[error("too many requests at once; try again shortly")]
+    Overloaded,
+    /// The database does not answer.
+    #[error("the database does not answer")]
+    StoreUnavailable,
+    /// A fault of ours; the text is for the log alone.
+    #[error("something went wrong on our side")]
+    Internal(#[source] anyhow::Error),
+}
+
+/// An error of one command, which has an id that the caller may ask for.
+#[derive(Debug)]
+pub struct CommandError {
+    /// The command.
+    pub command: CommandId,
+    /// What became of it.
+    pub error: Error,
+}
+
+impl Error {
+    /// A field of the request that makes no sense.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::BadCredentials => "bad_credentials",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadRequest { .. } => "bad_request",
+            Self::Invalid { .. } => "invalid",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UrlBlocked(_) => "url_blocked",
+            Self::EmailTaken => "email_taken",
+            Self::PasswordTooCommon => "password_too_common",
+            Self::SessionGone { .. } => "session_gone",
+            Self::SessionNotLive { .. } => "session_not_live",
+            Self::SessionAmbiguous => "session_ambiguous",
+            Self::QuotaReached { .. } => "quota_reached",
+            Self::NoCapacity { .. } => "no_capacity",
+            Self::AgentBusy => "agent_busy",
+            Self::NotSent => "not_sent",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Rejected(rejection) => rejection.code.as_str(),
+            Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::IdempotencyInProgress => "idempotency_in_progress",
+            Self::IdempotencyNotKept => "idempotency_not_kept",
+            Self::Overloaded => "overloaded",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadRequest { .. } => 400,
+            Self::Unauthenticated | Self::BadCredentials => 401,
+            Self::Forbidden(_) | Self::UrlBlocked(_) => 403,
+            Self::NotFound(_) => 404,
+            Self::MethodNotAllowed => 405,
+            Self::BodyTimeout => 408,
+            Self::EmailTaken
+            | Self::SessionNotLive { .. }
+            | Self::SessionAmbiguous
+            | Self::IdempotencyInProgress
+            | Self::IdempotencyNotKept => 409,
+            Self::SessionGone { .. } => 410,
+            Self::BodyTooLarge { .. } => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Invalid { .. } | Self::PasswordTooCommon | Self::IdempotencyMismatch => 422,
+            Self::QuotaReached { .. } => 429,
+            Self::NoCapacity { .. }
+            | Self::AgentBusy
+            | Self::NotSent
+            | Self::Overloaded
+            | Self::StoreUnavailable => 503,
+            Self::OutcomeUnknown => 504,
+            Self::Rejected(rejection) => rejection_status(rejection.code),
+            Self::Internal(_) => 500,
+        }
+    }
+
+    /// Whether the same request may do better later, and cannot do anything twice.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::QuotaReached { .. }
+            | Self::NoCapacity { .. }
+            | Self::AgentBusy
+            | Self::NotSent
+            | Self::IdempotencyInProgress
+            | Self::Overloaded => true,
+            Self::Rejected(rejection) => {
+                matches!(rejection.code, Code::AgentBusy | Code::NotLeased)
+            }
+            _ => false,
+        }
+    }
+
+    /// When to ask again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoCapacity { retry_after, .. } => Some(*retry_after),
+            _ => (self.retryable() || matches!(self.status(), 429 | 503))
+                .then_some(Duration::from_secs(1)),
+        }
+    }
+
+    /// The field of the request that is at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::BadRequest { field, .. } => field.as_deref(),
+            Self::Invalid { field, .. } => Some(field),
+            Self::PasswordTooCommon => Some("password"),
+            Self::EmailTaken => Some("email"),
+            Self::UrlBlocked(_) => Some("url"),
+            _ => None,
+        }
+    }
+}
+
+fn rejection_status(code: Code) -> u16 {
+    match code {
+        Code::UrlBlocked => 403,
+        Code::DialogOpen | Code::NoDialog | Code::Cancelled => 409,
+        Code::SessionGone | Code::BrowserCrashed => 410,
+        Code::NotLeased | Code::AgentBusy | Code::LaunchFailed => 503,
+        Code::CommandTimeout | Code::NavigationTimeout => 504,
+        Code::SelectorNotFound
+        | Code::SelectorInvalid
+        | Code::ElementNotActionable
+        | Code::ScriptError
+        | Code::ResultTooLarge
+        | Code::NameNotResolved
+        | Code::ConnectionRefused
+        | Code::ConnectionFailed
+        | Code::TlsError
+        | Code::TooManyRedirects
+        | Code::NavigationDownload
+        | Code::NavigationAborted
+        | Code::NavigationFailed
+        | Code::ImageTooLarge
+        | Code::PageCrashed
+        | Code::BrowserError => 422,
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Internal(error)
+    }
+}

@@ -1,0 +1,39 @@
+//! What happens without being asked. Jobs are woken by signals and by the time
+//! that they themselves named; what they do they decide from what they read.
+
+mod converge;
+mod expire;
+mod purge;
+
+use std::sync::Arc;
+
+use crate::fleet::Fleet;
+use crate::provider::Provider;
+use crate::sessions::Sessions;
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+/// What the jobs work on.
+#[derive(Clone)]
+pub struct Jobs {
+    /// Rows.
+    pub store: Store,
+    /// Instances.
+    pub fleet: Arc<Fleet>,
+    /// Browsers.
+    pub sessions: Arc<Sessions>,
+    /// Machines.
+    pub provider: Arc<dyn Provider>,
+}
+
+impl Jobs {
+    /// Starts all of them.
+    pub fn start(&self, tasks: &Tasks) {
+        tasks.spawn("converge", converge::run(self.clone(), tasks.clone()));
+        tasks.spawn(
+            "expire",
+            expire::run(Arc::clone(&self.sessions), tasks.clone()),
+        );
+        tasks.spawn("purge", purge::run(self.clone(), tasks.clone()));
+    }
+}

@@ -1,0 +1,150 @@
+//! The relay: who is connected, what was sent to them, and what they answered.
+//!
+//! ```text
+//!  sessions ──dispatch──▶ pending ──▶ link queue ──▶ agent
+//!                           │                          │
+//!  perform ◀──one final─────┴──────settle──────────────┘
+//! ```
+//!
+//! It decides nothing about users or instances and never reads the database.
+//! Outcomes are never dropped; every queue is bounded, and a full one refuses.
+
+mod links;
+mod media;
+mod outgoing;
+mod pending;
+
+use std::sync::Arc;
+
+pub use links::{Attached, Contact, Link, Newcomer};
+pub use media::{Oversize, Picture};
+pub use outgoing::Outgoing;
+pub use pending::{Final, Settled, Waiting};
+
+use browserfleet_proto::agent::v1::{ToAgent, to_agent::Body};
+use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
+
+/// One action on its way to a session's agent.
+#[derive(Debug)]
+pub struct Command {
+    /// The same id is never run twice.
+    pub id: CommandId,
+    /// Whose browser.
+    pub session: SessionId,
+    /// The lease's epoch; an agent drops older ones.
+    pub epoch: u64,
+    /// What.
+    pub action: browserfleet_proto::browser::v1::Action,
+    /// When the caller stops waiting.
+    pub deadline: tokio::time::Instant,
+}
+
+/// Why something did not leave the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// The agent has no link.
+    #[error("the agent is not connected")]
+    NoLink,
+    /// The link's queue is full.
+    #[error("the agent's queue is full")]
+    Busy,
+}
+
+/// All links and all commands under way.
+#[derive(Debug, Default)]
+pub struct Relay {
+    links: links::Links,
+    pending: Arc<pending::PendingCommands>,
+    media: media::Parked,
+}
+
+impl Relay {
+    /// Sends a command to the agent that holds its session.
+    ///
+    /// # Errors
+    /// [`NotSent`]: it did not and will not reach the agent.
+    pub fn dispatch(&self, instance: InstanceId, command: Command) -> Result<Waiting, NotSent> {
+        let link = self.links.find(instance).ok_or(NotSent::NoLink)?;
+        let waiting = self.pending.admit(&command, instance);
+        // Dropping `waiting` takes the command back.
+        link.push(Outgoing::Command(command))?;
+        Ok(waiting)
+    }
+
+    /// Says something to an agent that has no outcome of its own.
+    ///
+    /// # Errors
+    /// [`NotSent`]: it did not and will not reach the agent.
+    pub fn say(&self, instance: InstanceId, body: Body) -> Result<(), NotSent> {
+        let message = ToAgent { body: Some(body) };
+        self.links
+            .find(instance)
+            .ok_or(NotSent::NoLink)?
+            .push(Outgoing::Message(message))
+    }
+
+    /// Takes an agent's link in. A link that the same identity had before ends:
+    /// the newest wins, since the older one may be a half-open connection.
+    pub fn attach(&self, newcomer: Newcomer) -> Attached {
+        self.links.attach(newcomer, &self.pending)
+    }
+
+    /// Forgets a link, if it is still the instance's.
+    pub fn detach(&self, link: &Link) {
+        self.links.detach(link);
+    }
+
+    /// Notes that an agent's lease was renewed.
+    pub fn renewed(&self, instance: InstanceId) {
+        self.links.renewed(instance);
+    }
+
+    /// What is known of an instance's link.
+    pub fn contact(&self, instance: InstanceId) -> Contact {
+        self.links.contact(instance)
+    }
+
+    /// Changes whenever a link came or went.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.links.changes()
+    }
+
+    /// Cuts an instance's link, if it has one.
+    pub fn cut(&self, instance: InstanceId) {
+        self.links.cut(instance);
+    }
+
+    /// Cuts all links.
+    pub fn cut_all(&self) {
+        self.links.cut_all();
+    }
+
+    /// Gives a command its final outcome. `false`: nobody waits for it here.
+    pub fn settle(&self, command: CommandId, instance: InstanceId, settled: Settled) -> bool {
+        self.pending.settle(command, instance, settled)
+    }
+
+    /// Ends what is under way on a session that is gone: sent commands have an
+    /// unknown outcome, others were not sent.
+    pub fn lose_session(&self, session: SessionId) {
+        self.pending.lose(session);
+    }
+
+    /// Whether somebody waits for this command of this instance.
+    pub fn is_pending(&self, command: CommandId, instance: InstanceId) -> bool {
+        self.pending.is_pending(command, instance)
+    }
+
+    /// Keeps a picture until its outcome comes.
+    ///
+    /// # Errors
+    /// [`Oversize`] where the control plane holds too many bytes already.
+    pub fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
+        self.media.park(command, picture)
+    }
+
+    /// The picture that came ahead of an outcome.
+    pub fn parked(&self, command: CommandId) -> Option<Picture> {
+        self.media.take(command)
+    }
+}

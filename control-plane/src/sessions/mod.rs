@@ -1,0 +1,129 @@
+//! Sessions: opening, ending and extending them, and running commands on them.
+
+pub mod address;
+pub mod ledger;
+mod lookup;
+mod open;
+mod perform;
+pub mod registry;
+mod reports;
+
+use std::sync::Arc;
+
+use browserfleet_proto::ids::SessionId;
+use tokio::sync::watch;
+
+use crate::domain::session::Session;
+use crate::error::Error;
+use crate::fleet::Fleet;
+use crate::relay::Relay;
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+pub use lookup::Page;
+pub use open::{TIMEOUT_MAX, Wish};
+pub use perform::{Performed, Request};
+pub use reports::Report;
+
+use ledger::Ledger;
+use registry::{Held, Phase, Registry};
+
+/// How many live sessions one user may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    /// Sessions that have not ended.
+    pub live: u32,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Sessions {
+    store: Store,
+    relay: Arc<Relay>,
+    fleet: Arc<Fleet>,
+    ledger: Ledger,
+    registry: Registry,
+    tasks: Tasks,
+    quota: Quota,
+    /// Changes when a session began or its end was moved.
+    ends: watch::Sender<u64>,
+}
+
+/// A session that its caller holds: found by id and user together.
+#[derive(Debug, Clone)]
+pub enum OwnedSession {
+    /// It starts, lives or ends, here.
+    Held(Arc<Held>),
+    /// It waits, or is over.
+    Row(Box<Session>),
+}
+
+impl OwnedSession {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        match self {
+            Self::Held(held) => held.id,
+            Self::Row(row) => row.id,
+        }
+    }
+
+    /// The session, if it takes commands.
+    fn held(&self) -> Result<Arc<Held>, Error> {
+        match self {
+            Self::Held(held) => match held.phase() {
+                Phase::Live => Ok(Arc::clone(held)),
+                Phase::Ended { reason, .. } => Err(Error::SessionGone { reason }),
+                other => Err(Error::SessionNotLive {
+                    status: other.as_str(),
+                }),
+            },
+            Self::Row(row) => Err(match &row.end_reason {
+                Some(reason) => Error::SessionGone {
+                    reason: reason.clone(),
+                },
+                None => Error::SessionNotLive {
+                    status: row.status.as_str(),
+                },
+            }),
+        }
+    }
+}
+
+impl Sessions {
+    /// The service. It knows no session until [`Sessions::recover`] ran.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        relay: Arc<Relay>,
+        fleet: Arc<Fleet>,
+        tasks: Tasks,
+        quota: Quota,
+    ) -> Self {
+        Self {
+            ledger: Ledger::start(store.clone(), &tasks),
+            store,
+            relay,
+            fleet,
+            registry: Registry::default(),
+            tasks,
+            quota,
+            ends: watch::Sender::new(0),
+        }
+    }
+
+    /// Changes when the next session's end may have moved.
+    pub fn ends(&self) -> watch::Receiver<u64> {
+        self.ends.subscribe()
+    }
+
+    /// The sessions that are looked after here.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Where work goes on that outlives its caller.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+}

@@ -1,0 +1,224 @@
+//! One command, from its admission to its one final outcome. The work goes on
+//! if the caller leaves, and what became of it is in the history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use browserfleet_proto::action::{Action, Answer, Code, Rejection};
+use browserfleet_proto::ids::CommandId;
+use browserfleet_proto::{ladder, limits};
+use tokio::time::Instant;
+
+use super::ledger::Ticket;
+use super::registry::{Held, Phase};
+use super::{OwnedSession, Sessions};
+use crate::clock;
+use crate::domain::command::Status;
+use crate::error::{CommandError, Error};
+use crate::relay::{self, Final, Picture, Settled};
+use crate::store::commands::Entry;
+
+/// What a caller asks of a session.
+#[derive(Debug)]
+pub struct Request {
+    /// How long the caller waits; `None`: as the session says.
+    pub timeout: Option<Duration>,
+    /// What.
+    pub action: Action,
+}
+
+/// A command that did what it was asked.
+#[derive(Debug)]
+pub struct Performed {
+    /// Its id, in the history.
+    pub command: CommandId,
+    /// What it answered.
+    pub answer: Answer,
+    /// The picture of a screenshot.
+    pub picture: Option<Picture>,
+}
+
+impl Sessions {
+    /// Runs one command to its final outcome, by its deadline and
+    /// [`ladder::SETTLE_GRACE`].
+    ///
+    /// # Errors
+    /// Everything but success; the error says what is known of the outcome.
+    pub async fn perform(
+        self: &Arc<Self>,
+        session: OwnedSession,
+        request: Request,
+    ) -> Result<Performed, CommandError> {
+        let command = CommandId::new();
+        let fail = |error| CommandError { command, error };
+        let held = session.held().map_err(fail)?;
+        let this = Arc::clone(self);
+        let work = self.tasks.spawn("command", async move {
+            let outcome = this.run(&held, command, request).await;
+            held.touch(clock::now());
+            outcome
+        });
+        match work.await {
+            Ok(Some(outcome)) => outcome.map_err(fail),
+            Ok(None) | Err(_) => Err(fail(Error::Internal(anyhow::anyhow!(
+                "the command's task ended before the command"
+            )))),
+        }
+    }
+
+    async fn run(
+        &self,
+        held: &Held,
+        command: CommandId,
+        request: Request,
+    ) -> Result<Performed, Error> {
+        let timeout = request
+            .timeout
+            .unwrap_or(held.command_timeout)
+            .min(limits::COMMAND_TIMEOUT_MAX);
+        let deadline = Instant::now() + timeout;
+        let now = clock::now();
+        held.touch(now);
+        self.append(Entry::Admitted {
+            id: command,
+            session: held.id,
+            kind: request.action.kind(),
+            params: params_of(&request.action),
+            at: now,
+            deadline_at: now.plus(timeout),
+        })
+        .await?;
+
+        let outcome = self
+            .relay_to(held, command, &request.action, deadline)
+            .await;
+        let ticket = self.append(settled_entry(command, &outcome)).await?;
+        let latest = deadline + ladder::SETTLE_GRACE;
+        match tokio::time::timeout_at(latest, self.ledger.durable(ticket)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(Error::StoreUnavailable),
+        }
+        match outcome {
+            Outcome::Final(Final::Settled(Settled {
+                outcome: Ok(answer),
+                picture,
+            })) => Ok(Performed {
+                command,
+                answer,
+                picture,
+            }),
+            Outcome::Final(Final::Settled(Settled {
+                outcome: Err(rejection),
+                ..
+            })) => Err(error_of(rejection, held)),
+            Outcome::Final(Final::NotSent) | Outcome::Refused(relay::NotSent::NoLink) => {
+                Err(Error::NotSent)
+            }
+            Outcome::Refused(relay::NotSent::Busy) => Err(Error::AgentBusy),
+            Outcome::Final(Final::Unknown) => Err(Error::OutcomeUnknown),
+        }
+    }
+
+    async fn relay_to(
+        &self,
+        held: &Held,
+        command: CommandId,
+        action: &Action,
+        deadline: Instant,
+    ) -> Outcome {
+        let dispatched = self.relay.dispatch(
+            held.instance,
+            relay::Command {
+                id: command,
+                session: held.id,
+                epoch: held.epoch.unsigned_abs(),
+                action: action.into(),
+                deadline,
+            },
+        );
+        match dispatched {
+            Ok(waiting) => Outcome::Final(waiting.outcome().await),
+            Err(refused) => Outcome::Refused(refused),
+        }
+    }
+
+    pub(super) async fn append(&self, entry: Entry) -> Result<Ticket, Error> {
+        self.ledger
+            .append(entry)
+            .await
+            .map_err(|_| Error::StoreUnavailable)
+    }
+}
+
+enum Outcome {
+    Refused(relay::NotSent),
+    Final(Final),
+}
+
+fn params_of(action: &Action) -> String {
+    serde_json::to_string(action).unwrap_or_else(|_| "null".into())
+}
+
+fn settled_entry(command: CommandId, outcome: &Outcome) -> Entry {
+    match outcome {
+        Outcome::Refused(_) | Outcome::Final(Final::NotSent) => {
+            without_answer(command, Status::NotSent)
+        }
+        Outcome::Final(Final::Unknown) => without_answer(command, Status::Unknown),
+        Outcome::Final(Final::Settled(settled)) => answered(command, settled),
+    }
+}
+
+pub(super) fn without_answer(command: CommandId, status: Status) -> Entry {
+    Entry::Settled {
+        id: command,
+        status,
+        result: None,
+        error_code: None,
+        error_message: None,
+        at: clock::now(),
+    }
+}
+
+/// The history's line for an answer.
+pub(super) fn answered(command: CommandId, settled: &Settled) -> Entry {
+    let at = clock::now();
+    match &settled.outcome {
+        Ok(answer) => Entry::Settled {
+            id: command,
+            status: Status::Ok,
+            result: serde_json::to_string(answer).ok(),
+            error_code: None,
+            error_message: None,
+            at,
+        },
+        Err(rejection) => Entry::Settled {
+            id: command,
+            status: match rejection.code {
+                Code::CommandTimeout | Code::NavigationTimeout => Status::Timeout,
+                Code::Cancelled => Status::Cancelled,
+                _ => Status::Error,
+            },
+            result: None,
+            error_code: Some(rejection.code.as_str()),
+            error_message: Some(rejection.message.clone()),
+            at,
+        },
+    }
+}
+
+/// A rejection because the session is gone tells why it went, where that is known.
+fn error_of(rejection: Rejection, held: &Held) -> Error {
+    match (rejection.code, held.phase()) {
+        (Code::SessionGone | Code::BrowserCrashed, Phase::Ended { reason, .. }) => {
+            Error::SessionGone { reason }
+        }
+        (Code::SessionGone, _) => Error::SessionGone {
+            reason: "ended".into(),
+        },
+        (Code::BrowserCrashed, _) => Error::SessionGone {
+            reason: "browser_crashed".into(),
+        },
+        _ => Error::Rejected(rejection),
+    }
+}

@@ -1,0 +1,73 @@
+//! The database, and all the SQL: one text for `SQLite` and Postgres. Methods
+//! are facts of the business that happen atomically. A lost race is a normal
+//! result, never an error.
+//!
+//! Types that both engines have: TEXT for ids and JSON, BIGINT for microseconds
+//! since 1970. Placeholders are `$1`.
+
+pub mod commands;
+pub mod error;
+pub mod idempotency;
+pub mod instances;
+pub mod join_tokens;
+mod open;
+pub mod sessions;
+pub mod users;
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyPool, Row};
+
+pub use error::Error;
+pub use open::OpenError;
+
+/// The database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `SQLite` has one writer; Postgres uses the same pool for both.
+    write: AnyPool,
+    read: AnyPool,
+}
+
+impl Store {
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("select 1").fetch_one(&self.read).await?;
+        Ok(())
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// A column that must be readable as what was written.
+fn column<'r, T>(row: &'r AnyRow, name: &'static str) -> Result<T, Error>
+where
+    T: sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>,
+{
+    Ok(row.try_get(name)?)
+}
+
+/// A column of text that is parsed to what was written.
+fn parsed<T>(row: &AnyRow, name: &'static str) -> Result<T, Error>
+where
+    T: std::str::FromStr,
+{
+    let text: String = column(row, name)?;
+    text.parse().map_err(|_| Error::Corrupt { column: name })
+}
+
+/// The same, where it may be null.
+fn parsed_or_null<T>(row: &AnyRow, name: &'static str) -> Result<Option<T>, Error>
+where
+    T: std::str::FromStr,
+{
+    let text: Option<String> = column(row, name)?;
+    text.map(|text| text.parse().map_err(|_| Error::Corrupt { column: name }))
+        .transpose()
+}
