@@ -1,1 +1,17 @@
-//! Placeholder until the crate is written.
+//! The agent: one on each instance. It dials out to the control plane, starts
+//! Chrome, and drives it.
+//!
+//! Nothing here listens, and nothing here decides who may do what: that is the
+//! control plane's.
+
+pub mod app;
+pub mod browser;
+pub mod config;
+mod fence;
+mod host;
+mod link;
+mod remembered;
+mod session;
+mod sessions;
+pub mod tasks;
+pub mod telemetry;

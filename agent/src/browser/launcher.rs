@@ -1,0 +1,172 @@
+//! Starts Chromes, and keeps some launched ahead: a session that finds one there
+//! saves the launch.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use browserfleet_proto::action::{BrowserKind, Rejection, SessionOptions};
+use browserfleet_proto::limits::LAUNCH_TIMEOUT;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::chrome::Chrome;
+use super::process::sweep;
+use super::running::Running;
+use super::{Browser, Launcher};
+use crate::tasks;
+
+/// Pause after a spare that could not be launched.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// How browsers are launched.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `None`: one is looked for.
+    pub executable: Option<PathBuf>,
+    /// Below it each browser has a folder of its own.
+    pub folder: PathBuf,
+    /// How many are launched ahead.
+    pub spares: usize,
+}
+
+/// Launches Chrome.
+pub struct ChromeLauncher {
+    pool: Arc<Pool>,
+    refill: tokio::task::JoinHandle<Option<()>>,
+}
+
+struct Pool {
+    settings: Settings,
+    spares: Mutex<Spares>,
+    taken: Notify,
+}
+
+struct Spares {
+    ready: Vec<Running>,
+    /// What was asked for last is likely asked for next.
+    kind: BrowserKind,
+}
+
+impl ChromeLauncher {
+    /// Sweeps what earlier lives left behind and starts to launch spares.
+    ///
+    /// # Errors
+    /// Where the folder cannot be made.
+    pub fn start(settings: Settings) -> std::io::Result<Self> {
+        // So that what a killed browser leaves behind can be reaped here.
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let swept = sweep(&settings.folder)?;
+        if swept > 0 {
+            tracing::info!(folders = swept, "removed what an earlier run left behind");
+        }
+        if nix::unistd::geteuid().is_root() {
+            tracing::warn!(
+                "running as root: Chrome runs WITHOUT its sandbox; run the agent as a user of its own"
+            );
+        }
+        let pool = Arc::new(Pool {
+            settings,
+            spares: Mutex::new(Spares {
+                ready: Vec::new(),
+                kind: BrowserKind::Shell,
+            }),
+            taken: Notify::new(),
+        });
+        let refill = tasks::spawn("spare browsers", Arc::clone(&pool).keep_filled());
+        Ok(Self { pool, refill })
+    }
+
+    /// Ends the spares.
+    pub async fn stop(&self) {
+        self.refill.abort();
+        let ready = std::mem::take(&mut self.pool.spares().ready);
+        for spare in ready {
+            spare.process.end().await;
+        }
+    }
+}
+
+impl Launcher for ChromeLauncher {
+    fn launch<'a>(
+        &'a self,
+        options: &'a SessionOptions,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Box<dyn Browser>, Rejection>> {
+        async move {
+            let running = match self.pool.take(options.browser) {
+                Some(spare) => spare,
+                None => {
+                    let Settings {
+                        executable, folder, ..
+                    } = &self.pool.settings;
+                    start(options.browser, executable.as_deref(), folder, deadline).await?
+                }
+            };
+            let chrome = Chrome::new(running, options, deadline).await?;
+            Ok(Box::new(chrome) as Box<dyn Browser>)
+        }
+        .boxed()
+    }
+}
+
+async fn start(
+    kind: BrowserKind,
+    executable: Option<&Path>,
+    folder: &Path,
+    deadline: Instant,
+) -> Result<Running, Rejection> {
+    Running::start(kind, executable, folder, deadline).await
+}
+
+impl Pool {
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A spare of this kind that still lives.
+    fn take(&self, kind: BrowserKind) -> Option<Running> {
+        let mut spares = self.spares();
+        spares.kind = kind;
+        // A dead one is dropped, which removes what is left of it.
+        spares.ready.retain(|it| !it.tabs().borrow().is_closed());
+        let index = spares.ready.iter().position(|it| it.kind == kind);
+        let taken = index.map(|index| spares.ready.remove(index));
+        drop(spares);
+        self.taken.notify_one();
+        taken
+    }
+
+    /// What is missing: the kind to launch next. One of another kind makes room.
+    fn missing(&self) -> Option<BrowserKind> {
+        let mut spares = self.spares();
+        let kind = spares.kind;
+        spares.ready.retain(|it| it.kind == kind);
+        (spares.ready.len() < self.settings.spares).then_some(kind)
+    }
+
+    async fn keep_filled(self: Arc<Self>) {
+        loop {
+            let Some(kind) = self.missing() else {
+                self.taken.notified().await;
+                continue;
+            };
+            let Settings {
+                executable, folder, ..
+            } = &self.settings;
+            let deadline = Instant::now() + LAUNCH_TIMEOUT;
+            match start(kind, executable.as_deref(), folder, deadline).await {
+                Ok(running) => self.spares().ready.push(running),
+                Err(rejection) => {
+                    tracing::warn!(
+                        reason = rejection.message,
+                        "could not launch a spare browser"
+                    );
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Browsers: launching Chrome, speaking CDP with it over its debugging pipe, and
+//! turning actions into CDP calls. Nothing here knows of sessions or links.
+
+mod actions;
+mod cdp;
+mod chrome;
+mod executable;
+pub mod launcher;
+mod page;
+mod process;
+mod running;
+mod setup;
+mod tabs;
+
+use std::fmt;
+
+use browserfleet_proto::action::{Action, Outcome, Rejection, SessionOptions};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// What an action gave.
+#[derive(Debug)]
+pub struct Performed {
+    /// The answer, or why there is none.
+    pub outcome: Outcome,
+    /// The picture of a screenshot.
+    pub payload: Option<Bytes>,
+}
+
+impl From<Outcome> for Performed {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            payload: None,
+        }
+    }
+}
+
+/// What a browser tells without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The active page went somewhere. May be lost.
+    PageChanged {
+        /// Its address.
+        url: String,
+        /// Its document's title.
+        title: String,
+    },
+    /// The browser is gone. The last notice.
+    Ended {
+        /// Why.
+        reason: EndReason,
+        /// For the session's owner.
+        message: String,
+    },
+}
+
+/// Why a browser is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its process ended by itself.
+    BrowserCrashed,
+    /// It was closed from inside.
+    BrowserClosed,
+    /// It did not answer and was killed.
+    BrowserHung,
+}
+
+impl EndReason {
+    /// The stable text that callers read.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BrowserCrashed => "browser_crashed",
+            Self::BrowserClosed => "browser_closed",
+            Self::BrowserHung => "browser_hung",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One running browser. The seam: Chrome, or a scripted one in tests.
+pub trait Browser: Send {
+    /// For example `Chrome/156.0.8078.73`.
+    fn version(&self) -> &str;
+
+    /// Does one action. Dropping the future cancels it; the browser stays usable.
+    fn act<'a>(&'a mut self, action: &'a Action, deadline: Instant) -> BoxFuture<'a, Performed>;
+
+    /// What the browser tells without being asked. Taken once.
+    fn notices(&mut self) -> mpsc::Receiver<Notice>;
+
+    /// Ends the browser and leaves nothing: no process, no folder.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What starts browsers.
+pub trait Launcher: Send + Sync {
+    /// Starts one.
+    fn launch<'a>(
+        &'a self,
+        options: &'a SessionOptions,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Box<dyn Browser>, Rejection>>;
+}

@@ -1,0 +1,491 @@
+//! What is known of a browser's tabs and dialogs: events go in, reactions come
+//! out. Pure.
+//!
+//! It holds levels, not edges: whoever waits for something looks at the state,
+//! so that no event can be missed, and none has to be queued.
+
+use std::time::Duration;
+
+use browserfleet_proto::action::{Dialog, DialogPolicy, Tab as Shown, WaitUntil};
+use headless_chrome::protocol::cdp::{Page, Target};
+use tokio::time::Instant;
+
+use super::cdp::Event;
+
+/// Tabs that one browser may have; what a page opens beyond is closed at once.
+pub(super) const TABS_MAX: usize = 32;
+/// Dialogs in a row that are answered before their tab is closed: on an endless
+/// loop of them nothing else helps.
+const DIALOGS_IN_A_ROW_MAX: u32 = 5;
+/// How soon a dialog has to follow the one before to be in a row with it.
+const ROW_GAP: Duration = Duration::from_secs(1);
+
+/// One tab.
+#[derive(Debug, Clone)]
+pub(super) struct Tab {
+    pub(super) target: String,
+    /// CDP's session with it.
+    pub(super) session: String,
+    pub(super) url: String,
+    pub(super) title: String,
+    /// Names the document.
+    pub(super) loader: String,
+    /// How many documents it has had.
+    pub(super) documents: u64,
+    /// How far the document is.
+    pub(super) reached: WaitUntil,
+    pub(super) committed_at: Instant,
+    pub(super) crashed: bool,
+    /// It is set up.
+    pub(super) ready: bool,
+}
+
+/// All tabs, oldest first: the last one is the active one, as the newest tab is
+/// to a user.
+#[derive(Debug)]
+pub(super) struct Tabs {
+    tabs: Vec<Tab>,
+    dialog: Option<Open>,
+    policy: DialogPolicy,
+    in_a_row: u32,
+    last_dialog: Option<Instant>,
+    /// The pipe has ended.
+    closed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    session: String,
+    dialog: Dialog,
+}
+
+/// What an event asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reaction {
+    /// A tab is there and waits to be set up.
+    SetUp { session: String },
+    /// One tab too many. It waits to be set up, and its opener waits for it.
+    Refuse { session: String, target: String },
+    /// A tab that cannot be kept.
+    Close { target: String },
+    /// The last tab is gone.
+    OpenBlank,
+    /// A dialog that the session's policy answers.
+    Answer { session: String, accept: bool },
+}
+
+impl Tabs {
+    pub(super) fn new() -> Self {
+        Self {
+            tabs: Vec::new(),
+            dialog: None,
+            policy: DialogPolicy::Dismiss,
+            in_a_row: 0,
+            last_dialog: None,
+            closed: false,
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: DialogPolicy) {
+        self.policy = policy;
+    }
+
+    /// A tab is set up.
+    pub(super) fn set_ready(&mut self, session: &str) {
+        if let Some(tab) = self.tab(session) {
+            tab.ready = true;
+        }
+    }
+
+    /// The tab that commands act on.
+    pub(super) fn active(&self) -> Option<&Tab> {
+        self.tabs.last()
+    }
+
+    pub(super) fn of_session(&self, session: &str) -> Option<&Tab> {
+        self.tabs.iter().find(|it| it.session == session)
+    }
+
+    /// The dialog that waits for the caller.
+    pub(super) fn dialog(&self) -> Option<&Dialog> {
+        self.dialog.as_ref().map(|it| &it.dialog)
+    }
+
+    /// The tab whose dialog waits for the caller.
+    pub(super) fn dialog_session(&self) -> Option<&str> {
+        self.dialog.as_ref().map(|it| it.session.as_str())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// As callers see them.
+    pub(super) fn shown(&self) -> Vec<Shown> {
+        let last = self.tabs.len().saturating_sub(1);
+        let show = |(index, tab): (usize, &Tab)| Shown {
+            id: tab.target.clone(),
+            url: tab.url.clone(),
+            title: tab.title.clone(),
+            active: index == last,
+        };
+        self.tabs.iter().enumerate().map(show).collect()
+    }
+
+    /// The pipe has ended.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.tabs.clear();
+        self.dialog = None;
+    }
+
+    /// Takes in an event; `None`: it changed nothing.
+    pub(super) fn apply(&mut self, event: &Event<'_>, now: Instant) -> Option<Vec<Reaction>> {
+        use Page::events as page;
+        use Target::events as target;
+        match (event.method, event.session) {
+            ("Target.attachedToTarget", _) => {
+                let it: target::AttachedToTargetEventParams = event.params()?;
+                self.attached(it.session_id, it.target_info, now)
+            }
+            ("Target.detachedFromTarget", _) => {
+                let it: target::DetachedFromTargetEventParams = event.params()?;
+                self.detached(&it.session_id)
+            }
+            ("Target.targetInfoChanged", _) => {
+                let it: target::TargetInfoChangedEventParams = event.params()?;
+                self.told(it.target_info)
+            }
+            ("Page.frameNavigated", Some(session)) => {
+                let it: FrameNavigated<'_> = event.params()?;
+                self.navigated(session, &it.frame, now)
+            }
+            ("Page.navigatedWithinDocument", Some(session)) => {
+                let it: page::NavigatedWithinDocumentEventParams = event.params()?;
+                let tab = self.tab(session).filter(|tab| tab.target == it.frame_id)?;
+                tab.url = it.url;
+                Some(Vec::new())
+            }
+            ("Page.lifecycleEvent", Some(session)) => {
+                let it: page::LifecycleEventEventParams = event.params()?;
+                self.lifecycle(session, &it)
+            }
+            ("Page.javascriptDialogOpening", Some(session)) => {
+                let it: page::JavascriptDialogOpeningEventParams = event.params()?;
+                Some(self.dialog_opened(session, it, now))
+            }
+            ("Page.javascriptDialogClosed", Some(session)) => {
+                self.dialog.take_if(|it| it.session == session)?;
+                Some(Vec::new())
+            }
+            ("Inspector.targetCrashed", Some(session)) => {
+                self.tab(session)?.crashed = true;
+                self.dialog.take_if(|it| it.session == session);
+                Some(Vec::new())
+            }
+            _ => None,
+        }
+    }
+
+    fn tab(&mut self, session: &str) -> Option<&mut Tab> {
+        self.tabs.iter_mut().find(|it| it.session == session)
+    }
+
+    fn attached(
+        &mut self,
+        session: String,
+        info: Target::TargetInfo,
+        now: Instant,
+    ) -> Option<Vec<Reaction>> {
+        if info.Type != "page" {
+            return None;
+        }
+        if self.tabs.len() >= TABS_MAX {
+            let target = info.target_id;
+            return Some(vec![Reaction::Refuse { session, target }]);
+        }
+        self.tabs.push(Tab {
+            target: info.target_id,
+            session: session.clone(),
+            url: info.url,
+            title: info.title,
+            loader: String::new(),
+            documents: 0,
+            reached: WaitUntil::Commit,
+            committed_at: now,
+            crashed: false,
+            ready: false,
+        });
+        Some(vec![Reaction::SetUp { session }])
+    }
+
+    fn detached(&mut self, session: &str) -> Option<Vec<Reaction>> {
+        let index = self.tabs.iter().position(|it| it.session == session)?;
+        self.tabs.remove(index);
+        self.dialog.take_if(|it| it.session == session);
+        Some(if self.tabs.is_empty() {
+            vec![Reaction::OpenBlank]
+        } else {
+            Vec::new()
+        })
+    }
+
+    fn told(&mut self, info: Target::TargetInfo) -> Option<Vec<Reaction>> {
+        let tab = self
+            .tabs
+            .iter_mut()
+            .find(|it| it.target == info.target_id)?;
+        if tab.url == info.url && tab.title == info.title {
+            return None;
+        }
+        tab.url = info.url;
+        tab.title = info.title;
+        Some(Vec::new())
+    }
+
+    fn navigated(
+        &mut self,
+        session: &str,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Option<Vec<Reaction>> {
+        let tab = self.tab(session).filter(|tab| tab.target == frame.id)?;
+        tab.url = [&*frame.url, frame.fragment.as_deref().unwrap_or("")].concat();
+        frame.loader.clone_into(&mut tab.loader);
+        tab.documents += 1;
+        tab.reached = WaitUntil::Commit;
+        tab.committed_at = now;
+        tab.crashed = false;
+        Some(Vec::new())
+    }
+
+    fn lifecycle(
+        &mut self,
+        session: &str,
+        it: &Page::events::LifecycleEventEventParams,
+    ) -> Option<Vec<Reaction>> {
+        let reached = match it.name.as_str() {
+            "DOMContentLoaded" => WaitUntil::DomContentLoaded,
+            "load" => WaitUntil::Load,
+            "networkIdle" => WaitUntil::NetworkIdle,
+            _ => return None,
+        };
+        let tab = self.tab(session)?;
+        if tab.target != it.frame_id
+            || tab.loader != it.loader_id
+            || rank(tab.reached) >= rank(reached)
+        {
+            return None;
+        }
+        // The network may have been idle before the document was loaded.
+        if reached == WaitUntil::NetworkIdle && tab.reached != WaitUntil::Load {
+            return None;
+        }
+        tab.reached = reached;
+        Some(Vec::new())
+    }
+
+    fn dialog_opened(
+        &mut self,
+        session: &str,
+        it: Page::events::JavascriptDialogOpeningEventParams,
+        now: Instant,
+    ) -> Vec<Reaction> {
+        let follows = self.last_dialog.is_some_and(|last| now - last < ROW_GAP);
+        self.last_dialog = Some(now);
+        self.in_a_row = if follows { self.in_a_row + 1 } else { 1 };
+        let leaving = matches!(it.Type, Page::DialogType::Beforeunload);
+        let accept = match self.policy {
+            // Whoever navigates means to leave.
+            DialogPolicy::Dismiss => leaving,
+            DialogPolicy::Accept => true,
+            DialogPolicy::Report => {
+                let dialog = Dialog {
+                    kind: kind(&it.Type).to_owned(),
+                    message: it.message,
+                    default_text: it.default_prompt.unwrap_or_default(),
+                    url: it.url,
+                };
+                let session = session.to_owned();
+                self.dialog = Some(Open { session, dialog });
+                return Vec::new();
+            }
+        };
+        if self.in_a_row > DIALOGS_IN_A_ROW_MAX
+            && let Some(tab) = self.of_session(session)
+        {
+            tracing::warn!(
+                url = tab.url,
+                "closing a tab that opens dialogs without end"
+            );
+            let target = tab.target.clone();
+            return vec![Reaction::Close { target }];
+        }
+        let session = session.to_owned();
+        vec![Reaction::Answer { session, accept }]
+    }
+}
+
+/// A navigated frame, as far as it matters.
+#[derive(serde::Deserialize)]
+struct FrameNavigated<'a> {
+    #[serde(borrow)]
+    frame: Frame<'a>,
+}
+
+#[derive(serde::Deserialize)]
+struct Frame<'a> {
+    id: &'a str,
+    #[serde(rename = "loaderId")]
+    loader: &'a str,
+    #[serde(borrow)]
+    url: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default, rename = "urlFragment")]
+    fragment: Option<std::borrow::Cow<'a, str>>,
+}
+
+fn kind(kind: &Page::DialogType) -> &'static str {
+    match kind {
+        Page::DialogType::Alert => "alert",
+        Page::DialogType::Confirm => "confirm",
+        Page::DialogType::Prompt => "prompt",
+        Page::DialogType::Beforeunload => "beforeunload",
+    }
+}
+
+/// The order in which a document gets there.
+pub(super) fn rank(reached: WaitUntil) -> u8 {
+    match reached {
+        WaitUntil::Commit => 0,
+        WaitUntil::DomContentLoaded => 1,
+        WaitUntil::Load => 2,
+        WaitUntil::NetworkIdle => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(tabs: &mut Tabs, now: Instant, frame: &str) -> Option<Vec<Reaction>> {
+        tabs.apply(&serde_json::from_str(frame).expect("an event"), now)
+    }
+
+    fn attach(tabs: &mut Tabs, name: &str) -> Option<Vec<Reaction>> {
+        let frame = format!(
+            r#"{{"method":"Target.attachedToTarget","params":{{"sessionId":"s{name}","waitingForDebugger":true,"targetInfo":{{"targetId":"t{name}","type":"page","title":"","url":"about:blank","attached":true,"canAccessOpener":false}}}}}}"#
+        );
+        apply(tabs, Instant::now(), &frame)
+    }
+
+    fn alert(tabs: &mut Tabs, now: Instant) -> Option<Vec<Reaction>> {
+        apply(
+            tabs,
+            now,
+            r#"{"method":"Page.javascriptDialogOpening","sessionId":"s1","params":{"url":"http://a/","message":"hi","type":"alert","hasBrowserHandler":false,"frameId":"t1"}}"#,
+        )
+    }
+
+    #[test]
+    fn a_new_tab_is_set_up_and_becomes_the_active_one() {
+        let mut tabs = Tabs::new();
+        for name in ["1", "2"] {
+            let session = format!("s{name}");
+            assert_eq!(
+                attach(&mut tabs, name),
+                Some(vec![Reaction::SetUp { session }])
+            );
+        }
+        assert_eq!(tabs.active().map(|it| it.target.as_str()), Some("t2"));
+        let gone =
+            r#"{"method":"Target.detachedFromTarget","params":{"sessionId":"s2","targetId":"t2"}}"#;
+        assert_eq!(apply(&mut tabs, Instant::now(), gone), Some(Vec::new()));
+        assert_eq!(tabs.active().map(|it| it.target.as_str()), Some("t1"));
+        let last =
+            r#"{"method":"Target.detachedFromTarget","params":{"sessionId":"s1","targetId":"t1"}}"#;
+        assert_eq!(
+            apply(&mut tabs, Instant::now(), last),
+            Some(vec![Reaction::OpenBlank])
+        );
+    }
+
+    #[test]
+    fn one_tab_too_many_is_closed() {
+        let mut tabs = Tabs::new();
+        for name in 0..TABS_MAX {
+            attach(&mut tabs, &name.to_string());
+        }
+        let (session, target) = ("sx".to_owned(), "tx".to_owned());
+        assert_eq!(
+            attach(&mut tabs, "x"),
+            Some(vec![Reaction::Refuse { session, target }])
+        );
+        assert_eq!(tabs.shown().len(), TABS_MAX);
+    }
+
+    #[test]
+    fn a_document_gets_further_and_a_new_one_starts_over() {
+        let mut tabs = Tabs::new();
+        attach(&mut tabs, "1");
+        let navigated = r#"{"method":"Page.frameNavigated","sessionId":"s1","params":{"type":"Navigation","frame":{"id":"t1","loaderId":"L1","url":"http://a/\u00e9","urlFragment":"\u0023b"}}}"#;
+        let lifecycle = |name: &str, loader: &str| {
+            format!(
+                r#"{{"method":"Page.lifecycleEvent","sessionId":"s1","params":{{"frameId":"t1","loaderId":"{loader}","name":"{name}","timestamp":1.5}}}}"#
+            )
+        };
+        let now = Instant::now();
+        apply(&mut tabs, now, navigated);
+        assert!(apply(&mut tabs, now, &lifecycle("networkIdle", "L1")).is_none());
+        assert!(apply(&mut tabs, now, &lifecycle("load", "L0")).is_none());
+        for name in ["DOMContentLoaded", "load", "networkIdle"] {
+            assert!(
+                apply(&mut tabs, now, &lifecycle(name, "L1")).is_some(),
+                "{name}"
+            );
+        }
+        let tab = tabs.active().expect("it is there");
+        assert_eq!(
+            (tab.reached, tab.url.as_str()),
+            (WaitUntil::NetworkIdle, "http://a/é#b")
+        );
+        apply(&mut tabs, now, &navigated.replace("L1", "L2"));
+        let tab = tabs.active().expect("it is there");
+        assert_eq!((tab.reached, tab.documents), (WaitUntil::Commit, 2));
+    }
+
+    #[test]
+    fn dialogs_are_answered_until_there_are_too_many_in_a_row() {
+        let mut tabs = Tabs::new();
+        attach(&mut tabs, "1");
+        let mut now = Instant::now();
+        for _ in 0..2 {
+            for _ in 0..DIALOGS_IN_A_ROW_MAX {
+                let session = "s1".to_owned();
+                let answer = Reaction::Answer {
+                    session,
+                    accept: false,
+                };
+                assert_eq!(alert(&mut tabs, now), Some(vec![answer]));
+            }
+            now += ROW_GAP;
+        }
+        now -= ROW_GAP;
+        let target = "t1".to_owned();
+        assert_eq!(
+            alert(&mut tabs, now),
+            Some(vec![Reaction::Close { target }])
+        );
+    }
+
+    #[test]
+    fn a_reported_dialog_waits_for_the_caller() {
+        let mut tabs = Tabs::new();
+        tabs.set_policy(DialogPolicy::Report);
+        attach(&mut tabs, "1");
+        assert_eq!(alert(&mut tabs, Instant::now()), Some(Vec::new()));
+        assert_eq!(tabs.dialog().map(|it| it.message.as_str()), Some("hi"));
+        let closed = r#"{"method":"Page.javascriptDialogClosed","sessionId":"s1","params":{"result":true,"userInput":""}}"#;
+        apply(&mut tabs, Instant::now(), closed);
+        assert!(tabs.dialog().is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! The machine that the agent runs on.
+
+pub mod load;

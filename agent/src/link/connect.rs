@@ -1,0 +1,103 @@
+//! Dialing: TLS with the control plane's own authority, and nobody else's.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use browserfleet_proto::ladder;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use super::identity::Identity;
+
+/// The name that the control plane's port has, whatever its address.
+const SERVER_NAME: &str = "control-plane.browserfleet";
+/// How long a connection may take, TLS included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// What the connection for pictures may have in flight.
+const MEDIA_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Where the control plane is, and how it proves that it is that.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    address: String,
+    authority: String,
+}
+
+impl Dialer {
+    /// The control plane at `address`, with the authority of `ca_file`.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn new(address: &str, ca_file: &Path) -> anyhow::Result<Self> {
+        let authority = std::fs::read_to_string(ca_file)
+            .with_context(|| format!("could not read {}", ca_file.display()))?;
+        Ok(Self {
+            address: address.to_owned(),
+            authority,
+        })
+    }
+
+    fn endpoint(&self, identity: Option<&Identity>) -> Result<Endpoint, String> {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.authority))
+            .domain_name(SERVER_NAME);
+        if let Some(identity) = identity {
+            tls = tls.identity(tonic::transport::Identity::from_pem(
+                &identity.certificate,
+                &identity.key,
+            ));
+        }
+        Endpoint::from_shared(self.address.clone())
+            .and_then(|endpoint| endpoint.tls_config(tls))
+            .map(|endpoint| {
+                endpoint
+                    .connect_timeout(CONNECT_DEADLINE)
+                    .tcp_nodelay(true)
+                    .http2_keep_alive_interval(ladder::KEEP_ALIVE)
+                    .keep_alive_timeout(ladder::KEEP_ALIVE_TIMEOUT)
+                    .keep_alive_while_idle(true)
+            })
+            .map_err(|error| describe(&error))
+    }
+
+    /// Connects without an identity, to join.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub async fn dial_to_join(&self) -> Result<Channel, String> {
+        let endpoint = self.endpoint(None)?;
+        endpoint.connect().await.map_err(|error| describe(&error))
+    }
+
+    /// Connects as this agent.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub async fn dial(&self, identity: &Identity) -> Result<Channel, String> {
+        let endpoint = self.endpoint(Some(identity))?;
+        endpoint.connect().await.map_err(|error| describe(&error))
+    }
+
+    /// A connection of its own for pictures, made when the first one is sent.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub fn media(&self, identity: &Identity) -> Result<Channel, String> {
+        Ok(self
+            .endpoint(Some(identity))?
+            .initial_stream_window_size(MEDIA_WINDOW_BYTES)
+            .connect_lazy())
+    }
+}
+
+/// The whole chain: the outermost text of a transport error says nothing.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

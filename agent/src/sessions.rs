@@ -1,0 +1,317 @@
+//! All sessions of this agent: who is here, and how to reach it. Each has a task
+//! of its own, see [`crate::session`]; nothing here waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use browserfleet_proto::action::{Action, Code, Outcome, Rejection, SessionOptions};
+use browserfleet_proto::agent::v1::from_agent::Body;
+use browserfleet_proto::agent::v1::{
+    Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, SessionEnded, SessionOpened,
+};
+use browserfleet_proto::ids::{CommandId, SessionId};
+use browserfleet_proto::limits::{COMMAND_TIMEOUT_MAX, LAUNCH_TIMEOUT, SESSION_QUEUE_MAX};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::browser::Launcher;
+use crate::fence::{Standing, standing};
+use crate::link::deliver::Deliverer;
+use crate::link::outbox::Outbox;
+use crate::session::{self, Asked, Order, settled};
+use crate::tasks;
+
+/// Why a session ends, for [`SessionEnded`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The control plane said so.
+    Ended,
+    /// The control plane does not know it any more.
+    NotKept,
+    /// Too long without a renewal of the lease.
+    LeaseExpired,
+    /// The agent ends.
+    Shutdown,
+}
+
+impl Stop {
+    /// The stable text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::NotKept => "not_kept",
+            Self::LeaseExpired => "lease_expired",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What sessions need of the agent.
+pub struct Surroundings {
+    /// Starts browsers.
+    pub launcher: Arc<dyn Launcher>,
+    /// Takes what may not be lost.
+    pub outbox: Arc<Outbox>,
+    /// Takes what may.
+    pub may_be_lost: mpsc::Sender<FromAgent>,
+    /// Takes large pictures.
+    pub deliverer: Deliverer,
+    /// When the lease was renewed.
+    pub renewed: watch::Receiver<Instant>,
+    /// How many sessions there may be.
+    pub sessions_max: usize,
+}
+
+/// Reaches the sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    around: Arc<Surroundings>,
+    state: Arc<Mutex<State>>,
+    /// How many there are.
+    count: Arc<watch::Sender<usize>>,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<SessionId, Held>,
+    draining: bool,
+}
+
+struct Held {
+    epoch: u64,
+    inbox: mpsc::Sender<Order>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+impl Handle {
+    /// An agent without sessions.
+    #[must_use]
+    pub fn new(around: Surroundings) -> Self {
+        Self {
+            around: Arc::new(around),
+            state: Arc::default(),
+            count: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sessions that are here, also those that are being opened.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldSession> {
+        let held = |(id, it): (&SessionId, &Held)| HeldSession {
+            session_id: id.to_string(),
+            epoch: it.epoch,
+        };
+        self.state().held.iter().map(held).collect()
+    }
+
+    /// Ends every session that the control plane does not name.
+    pub fn keep_only(&self, kept: &[String]) {
+        for (id, held) in &self.state().held {
+            if !kept.contains(&id.to_string()) {
+                held.stop(Stop::NotKept);
+            }
+        }
+    }
+
+    /// Opens a session; the answer goes to the outbox. One that is here already
+    /// stays as it is.
+    pub fn open(&self, open: OpenSession) {
+        let Ok(id) = open.session_id.parse::<SessionId>() else {
+            tracing::warn!(session.id = open.session_id, "a session id that is none");
+            return;
+        };
+        let options = match open.options.map(SessionOptions::try_from) {
+            Some(Ok(options)) => options,
+            Some(Err(error)) => {
+                return self.refuse(id, open.epoch, Code::LaunchFailed, error.to_string());
+            }
+            None => return self.refuse(id, open.epoch, Code::LaunchFailed, "no options".into()),
+        };
+        let mut state = self.state();
+        if state.held.contains_key(&id) {
+            return;
+        }
+        let full = state.held.len() >= self.around.sessions_max;
+        if state.draining || full || self.around.outbox.is_full() {
+            drop(state);
+            let reason = if full {
+                "this instance has all the sessions it takes"
+            } else {
+                "this instance takes no new sessions"
+            };
+            return self.refuse(id, open.epoch, Code::AgentBusy, reason.into());
+        }
+        let (inbox, orders) = mpsc::channel(SESSION_QUEUE_MAX);
+        let (stop, stopped) = watch::channel(None);
+        let epoch = open.epoch;
+        state.held.insert(id, Held { epoch, inbox, stop });
+        self.count.send_replace(state.held.len());
+        drop(state);
+        let time = Duration::from_millis(open.timeout_ms.into()).min(LAUNCH_TIMEOUT);
+        let session = session::Session {
+            id,
+            epoch,
+            around: Arc::clone(&self.around),
+            orders,
+            stopped,
+        };
+        self.look_after(id, epoch, session.run(options, Instant::now() + time));
+    }
+
+    fn look_after(
+        &self,
+        id: SessionId,
+        epoch: u64,
+        session: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let handle = self.clone();
+        let session = tasks::spawn("session", session);
+        tasks::spawn("session's end", async move {
+            // A panic took the browser with it, and nothing else.
+            if matches!(session.await, Ok(None) | Err(_)) {
+                handle.around.outbox.keep(Body::SessionEnded(SessionEnded {
+                    session_id: id.to_string(),
+                    epoch,
+                    reason: "agent_error".to_owned(),
+                    message: "the agent failed; its log says where".to_owned(),
+                }));
+            }
+            let mut state = handle.state();
+            state.held.remove(&id);
+            handle.count.send_replace(state.held.len());
+        });
+    }
+
+    fn refuse(&self, id: SessionId, epoch: u64, code: Code, reason: String) {
+        self.around.outbox.keep(Body::SessionOpened(SessionOpened {
+            session_id: id.to_string(),
+            epoch,
+            rejection: Some((&Rejection::new(code, reason)).into()),
+            browser_version: String::new(),
+        }));
+    }
+
+    /// Ends a session. One that is gone has said so, or says so when the control
+    /// plane asks for what is held.
+    pub fn end(&self, end: &EndSession) {
+        let found = end.session_id.parse().ok().map(|id: SessionId| {
+            let state = self.state();
+            let held = state.held.get(&id).filter(|held| held.epoch <= end.epoch);
+            held.map(|held| held.stop(Stop::Ended)).is_some()
+        });
+        if found != Some(true) {
+            self.around.outbox.keep(Body::SessionEnded(SessionEnded {
+                session_id: end.session_id.clone(),
+                epoch: end.epoch,
+                reason: Stop::Ended.as_str().to_owned(),
+                message: "it was not here any more".to_owned(),
+            }));
+        }
+    }
+
+    /// Gives a command to its session.
+    pub fn submit(&self, command: Command) {
+        let (Ok(id), Ok(session)) = (
+            command.command_id.parse::<CommandId>(),
+            command.session_id.parse::<SessionId>(),
+        ) else {
+            tracing::warn!(
+                command.id = command.command_id,
+                "a command with an id that is none"
+            );
+            return;
+        };
+        let epoch = command.epoch;
+        let reject = |code, reason: &str| {
+            let outcome: Outcome = Err(Rejection::new(code, reason));
+            let body = Body::Settled(settled(id, session, epoch, outcome));
+            self.around.outbox.keep(body);
+        };
+        let action = match command.action.map(Action::try_from) {
+            Some(Ok(action)) => action,
+            Some(Err(error)) => return reject(Code::BrowserError, &error.to_string()),
+            None => return reject(Code::BrowserError, "a command without an action"),
+        };
+        if standing(self.around.renewed.borrow().elapsed()) > Standing::Working {
+            return reject(Code::NotLeased, "the agent's lease is over");
+        }
+        if self.around.outbox.is_full() {
+            return reject(
+                Code::AgentBusy,
+                "too many outcomes wait for the control plane",
+            );
+        }
+        let time = Duration::from_millis(command.time_left_ms.into()).min(COMMAND_TIMEOUT_MAX);
+        let asked = Asked {
+            id,
+            epoch,
+            action,
+            deadline: Instant::now() + time,
+        };
+        let state = self.state();
+        match state.held.get(&session) {
+            None => reject(Code::SessionGone, "the session is not on this instance"),
+            Some(held) if held.epoch != epoch => {
+                reject(Code::NotLeased, "the command is of another lease");
+            }
+            Some(held) => {
+                if held
+                    .inbox
+                    .try_send(Order::Command(Box::new(asked)))
+                    .is_err()
+                {
+                    reject(Code::AgentBusy, "too many commands wait for this session");
+                }
+            }
+        }
+    }
+
+    /// Gives up a command. One that has been settled stays settled.
+    pub fn cancel(&self, cancel: &Cancel) {
+        let (Ok(id), Ok(session)) = (cancel.command_id.parse(), cancel.session_id.parse()) else {
+            return;
+        };
+        if let Some(held) = self.state().held.get(&session)
+            && held.inbox.try_send(Order::Cancel(id)).is_err()
+        {
+            tracing::debug!(command.id = %id, "no room to cancel a command; its deadline will");
+        }
+    }
+
+    /// Takes no new sessions from now on.
+    pub fn drain(&self, reason: &str) {
+        tracing::info!(reason, "taking no new sessions");
+        self.state().draining = true;
+    }
+
+    /// Ends all sessions, without waiting.
+    pub fn stop_all(&self, why: Stop) {
+        for held in self.state().held.values() {
+            held.stop(why);
+        }
+    }
+
+    /// Resolves when no session is left.
+    pub async fn gone(&self) {
+        let mut count = self.count.subscribe();
+        if count.wait_for(|count| *count == 0).await.is_err() {
+            tracing::debug!("nobody counts sessions any more");
+        }
+    }
+}
+
+impl Held {
+    /// The first reason counts.
+    fn stop(&self, why: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(why);
+            first
+        });
+    }
+}

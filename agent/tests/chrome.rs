@@ -1,0 +1,464 @@
+//! The browser alone, with real Chrome and no control plane.
+#![expect(clippy::unwrap_used, reason = "a test fails where it expects")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use browserfleet_agent::browser::launcher::{ChromeLauncher, Settings};
+use browserfleet_agent::browser::{Browser, EndReason, Launcher, Notice, Performed};
+use browserfleet_proto::action::{
+    Action, Answer, AnswerDialog, Area, BrowserKind, Click, ClickTarget, Code, DialogPolicy,
+    Execute, ImageFormat, MouseButton, Navigate, Screenshot, Script, SessionOptions, Type,
+    Viewport, WaitUntil,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+const PAGE: &str = r#"<!doctype html><title>Small page</title>
+<h1>Hello</h1>
+<input id=name><button onclick="document.title = 'Hi ' + document.querySelector('input').value">Greet</button>
+<button id=alert onclick="alert('boo'); document.title = 'after'">Alert</button>
+<a href="/" target=_blank>Other</a>
+<div id=host></div>
+<script>host.attachShadow({mode: 'open'}).innerHTML = '<button onclick="document.title = `shadow`">Deep</button>'</script>"#;
+
+fn options() -> SessionOptions {
+    SessionOptions {
+        browser: BrowserKind::Shell,
+        viewport: Viewport {
+            width: 1280,
+            height: 720,
+            scale: 1.0,
+        },
+        user_agent: String::new(),
+        locale: String::new(),
+        timezone: String::new(),
+        dialogs: DialogPolicy::Dismiss,
+    }
+}
+
+/// Serves [`PAGE`] everywhere, but never answers for `/silent`.
+async fn site() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    browserfleet_agent::tasks::spawn("site", async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            browserfleet_agent::tasks::spawn("visitor", async move {
+                let mut request = vec![0; 4096];
+                let read = socket.read(&mut request).await.unwrap_or(0);
+                if request[..read].starts_with(b"GET /silent") {
+                    return std::future::pending::<()>().await;
+                }
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{PAGE}",
+                    PAGE.len()
+                );
+                drop(socket.write_all(answer.as_bytes()).await);
+            });
+        }
+    });
+    format!("http://{address}/")
+}
+
+struct Stage {
+    launcher: ChromeLauncher,
+    folder: TempDir,
+    groups: Mutex<Vec<i32>>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let settings = Settings {
+            executable: None,
+            folder: folder.path().to_owned(),
+            spares: 0,
+        };
+        Self {
+            launcher: ChromeLauncher::start(settings).unwrap(),
+            folder,
+            groups: Mutex::default(),
+        }
+    }
+
+    async fn browser(&self, options: SessionOptions) -> Box<dyn Browser> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let browser = self.launcher.launch(&options, deadline).await.unwrap();
+        self.groups.lock().unwrap().extend(self.main_processes());
+        browser
+    }
+
+    /// Only the main process has the folder in its command line.
+    fn main_processes(&self) -> Vec<i32> {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        let ours = |line: &str| line.contains(&folder) && !line.contains("--type=");
+        all_processes()
+            .into_iter()
+            .filter(|it| ours(&it.2))
+            .map(|it| it.0)
+            .collect()
+    }
+
+    fn renderers(&self) -> Vec<i32> {
+        let groups = self.groups.lock().unwrap();
+        let ours =
+            |it: &(i32, i32, String)| groups.contains(&it.1) && it.2.contains("--type=renderer");
+        all_processes()
+            .into_iter()
+            .filter(ours)
+            .map(|it| it.0)
+            .collect()
+    }
+
+    fn leftovers(&self) -> usize {
+        let groups = self.groups.lock().unwrap();
+        let processes = all_processes()
+            .iter()
+            .filter(|it| groups.contains(&it.1))
+            .count();
+        std::fs::read_dir(self.folder.path()).unwrap().count() + processes
+    }
+}
+
+/// Process, group and command line of all processes.
+fn all_processes() -> Vec<(i32, i32, String)> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|it| {
+            let line = std::fs::read_to_string(it.path().join("cmdline")).ok()?;
+            let stat = std::fs::read_to_string(it.path().join("stat")).ok()?;
+            let group = stat.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()?;
+            Some((it.file_name().to_str()?.parse().ok()?, group, line))
+        })
+        .collect()
+}
+
+fn kill(processes: &[i32]) {
+    assert!(!processes.is_empty());
+    for process in processes {
+        let process = nix::unistd::Pid::from_raw(*process);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+}
+
+async fn act(browser: &mut dyn Browser, action: Action) -> Performed {
+    browser
+        .act(&action, Instant::now() + Duration::from_secs(5))
+        .await
+}
+
+async fn act_for(browser: &mut dyn Browser, action: Action, milliseconds: u64) -> Performed {
+    browser
+        .act(
+            &action,
+            Instant::now() + Duration::from_millis(milliseconds),
+        )
+        .await
+}
+
+fn navigate(url: &str) -> Action {
+    Action::Navigate(Navigate {
+        url: url.into(),
+        wait_until: WaitUntil::Load,
+        referer: String::new(),
+    })
+}
+
+fn click(selector: &str) -> Action {
+    Action::Click(Click {
+        target: ClickTarget::Selector(selector.into()),
+        button: MouseButton::Left,
+        click_count: 1,
+        modifiers: 0,
+    })
+}
+
+fn execute(expression: &str) -> Action {
+    Action::Execute(Execute {
+        script: Script::Expression(expression.into()),
+        await_promise: true,
+    })
+}
+
+fn picture() -> Action {
+    Action::Screenshot(Screenshot {
+        format: ImageFormat::Png,
+        quality: None,
+        area: Area::Viewport,
+        scale: 1.0,
+        omit_background: false,
+    })
+}
+
+async fn value(browser: &mut dyn Browser, expression: &str) -> String {
+    match act(browser, execute(expression)).await.outcome {
+        Ok(Answer::Evaluated(it)) => format!("{} {}", it.kind, it.value.get()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn code(performed: &Performed) -> Option<Code> {
+    performed.outcome.as_ref().err().map(|it| it.code)
+}
+
+#[tokio::test]
+async fn a_page_is_opened_clicked_typed_into_and_shot() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    let arrived = act(&mut *browser, navigate(&url)).await;
+    let Ok(Answer::Navigated(arrived)) = arrived.outcome else {
+        panic!("{arrived:?}");
+    };
+    assert_eq!(
+        (arrived.status, arrived.title.as_str()),
+        (Some(200), "Small page")
+    );
+    let typed = Action::Type(Type {
+        selector: Some("#name".into()),
+        text: "Ada ☃".into(),
+        clear: true,
+        delay_ms: 0,
+        submit: false,
+    });
+    assert!(act(&mut *browser, typed).await.outcome.is_ok());
+    for (selector, title) in [
+        ("role=button[name=\"Greet\"]", "Hi Ada ☃"),
+        ("text=Deep", "shadow"),
+        ("xpath=//button[1]", "Hi Ada ☃"),
+    ] {
+        let clicked = act(&mut *browser, click(selector)).await;
+        assert!(clicked.outcome.is_ok(), "{clicked:?}");
+        assert_eq!(
+            value(&mut *browser, "document.title").await,
+            format!("string {title:?}")
+        );
+    }
+    let shot = act(&mut *browser, picture()).await;
+    assert!(
+        matches!(shot.outcome, Ok(Answer::Captured(it)) if (it.width, it.height) == (1280, 720))
+    );
+    assert!(shot.payload.is_some_and(|it| it.len() > 1000));
+    let Ok(Answer::State(state)) = act(&mut *browser, Action::State).await.outcome else {
+        panic!("no state");
+    };
+    assert_eq!((state.tabs.len(), state.url), (1, url));
+    browser.close().await;
+    assert_eq!(stage.leftovers(), 0);
+}
+
+#[tokio::test]
+async fn values_that_json_lacks_have_a_form() {
+    let stage = Stage::new();
+    let mut browser = stage.browser(options()).await;
+    for (expression, expected) in [
+        ("1 + 1", "number 2"),
+        ("undefined", "undefined null"),
+        ("NaN", r#"number {"$number":"NaN"}"#),
+        ("12n", r#"bigint {"$bigint":"12"}"#),
+        (
+            "new Date(0)",
+            r#"date {"$date":"1970-01-01T00:00:00.000Z"}"#,
+        ),
+        (
+            "new Map([[1, {a: NaN}]])",
+            r#"map {"$map":[[1,{"a":{"$number":"NaN"}}]]}"#,
+        ),
+        ("Promise.resolve([1, undefined])", "array [1,null]"),
+        (
+            "const a = {}; a.self = a; a",
+            r#"object {"self":{"$ref":"$"}}"#,
+        ),
+        ("'\\ud800'.length", "number 1"),
+    ] {
+        assert_eq!(
+            value(&mut *browser, expression).await,
+            expected,
+            "{expression}"
+        );
+    }
+    let thrown = act(&mut *browser, execute("\nthrow new TypeError('no')")).await;
+    let rejection = thrown.outcome.unwrap_err();
+    assert_eq!(rejection.code, Code::ScriptError);
+    let detail: serde_json::Value = serde_json::from_str(&rejection.detail).unwrap();
+    assert_eq!(
+        (&detail["line"], &detail["name"]),
+        (&2.into(), &"TypeError".into())
+    );
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_script_without_end_costs_its_own_deadline_only() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    for stuck in [
+        "while (1);",
+        "setTimeout(() => { while (1); }); new Promise(() => {})",
+    ] {
+        let performed = act_for(&mut *browser, execute(stuck), 400).await;
+        assert_eq!(
+            code(&performed),
+            Some(Code::CommandTimeout),
+            "{performed:?}"
+        );
+        let started = Instant::now();
+        let next = act(&mut *browser, navigate(&url)).await;
+        assert!(next.outcome.is_ok(), "{next:?}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_costs_the_deadline_only() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    let silent = act_for(&mut *browser, navigate(&format!("{url}silent")), 500).await;
+    assert_eq!(code(&silent), Some(Code::NavigationTimeout), "{silent:?}");
+    assert!(act(&mut *browser, navigate(&url)).await.outcome.is_ok());
+    for (url, expected) in [
+        ("http://127.0.0.1:1/", Code::UrlBlocked),
+        ("http://127.0.0.1:9999/", Code::ConnectionRefused),
+        ("http://no-such-host.invalid/", Code::NameNotResolved),
+        ("file:///etc/passwd", Code::UrlBlocked),
+    ] {
+        assert_eq!(
+            code(&act(&mut *browser, navigate(url)).await),
+            Some(expected),
+            "{url}"
+        );
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn dialogs_follow_the_policy() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    act(&mut *browser, navigate(&url)).await;
+    assert_eq!(
+        value(&mut *browser, "confirm('sure?')").await,
+        "boolean false"
+    );
+    let endless = act_for(&mut *browser, execute("while (1) alert('again')"), 3000).await;
+    assert!(endless.outcome.is_err(), "{endless:?}");
+    let next = act(&mut *browser, navigate(&url)).await;
+    assert!(next.outcome.is_ok(), "{next:?}");
+    browser.close().await;
+
+    let report = SessionOptions {
+        dialogs: DialogPolicy::Report,
+        ..options()
+    };
+    let mut browser = stage.browser(report).await;
+    act(&mut *browser, navigate(&url)).await;
+    let met = act(&mut *browser, click("#alert")).await;
+    assert_eq!(code(&met), Some(Code::DialogOpen), "{met:?}");
+    let Ok(Answer::State(state)) = act(&mut *browser, Action::State).await.outcome else {
+        panic!("no state");
+    };
+    assert_eq!(state.dialog.map(|it| it.message), Some("boo".into()));
+    let answer = Action::Dialog(AnswerDialog {
+        accept: true,
+        text: String::new(),
+    });
+    assert!(act(&mut *browser, answer.clone()).await.outcome.is_ok());
+    assert_eq!(
+        value(&mut *browser, "document.title").await,
+        "string \"after\""
+    );
+    assert_eq!(
+        code(&act(&mut *browser, answer).await),
+        Some(Code::NoDialog)
+    );
+    browser.close().await;
+    assert_eq!(stage.leftovers(), 0);
+}
+
+#[tokio::test]
+async fn popups_become_tabs_and_the_newest_is_active() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    act(&mut *browser, navigate(&url)).await;
+    assert!(
+        act(&mut *browser, click("text=Other"))
+            .await
+            .outcome
+            .is_ok()
+    );
+    value(
+        &mut *browser,
+        "for (let i = 0; i < 100; i++) open('about:blank'); 1",
+    )
+    .await;
+    let Ok(Answer::State(state)) = act(&mut *browser, Action::State).await.outcome else {
+        panic!("no state");
+    };
+    assert!((2..=32).contains(&state.tabs.len()), "{}", state.tabs.len());
+    assert!(act(&mut *browser, navigate(&url)).await.outcome.is_ok());
+    browser.close().await;
+    assert_eq!(stage.leftovers(), 0);
+}
+
+#[tokio::test]
+async fn a_crashed_page_is_told_at_once_and_replaced() {
+    let (stage, url) = (Stage::new(), site().await);
+    let mut browser = stage.browser(options()).await;
+    act(&mut *browser, navigate(&url)).await;
+    kill(&stage.renderers());
+    let performed = act(&mut *browser, execute("new Promise(() => {})")).await;
+    assert_eq!(code(&performed), Some(Code::PageCrashed), "{performed:?}");
+    let next = act(&mut *browser, navigate(&url)).await;
+    assert!(next.outcome.is_ok(), "{next:?}");
+    browser.close().await;
+    assert_eq!(stage.leftovers(), 0);
+}
+
+#[tokio::test]
+async fn a_killed_browser_says_so_and_leaves_nothing() {
+    let stage = Stage::new();
+    let mut browser = stage.browser(options()).await;
+    let mut notices = browser.notices();
+    kill(&stage.main_processes());
+    let ended = async {
+        loop {
+            match notices.recv().await {
+                Some(Notice::Ended { reason, .. }) => break reason,
+                Some(_) => {}
+                None => panic!("no end"),
+            }
+        }
+    };
+    let reason = tokio::time::timeout(Duration::from_secs(2), ended).await;
+    assert_eq!(reason, Ok(EndReason::BrowserCrashed));
+    browser.close().await;
+    assert_eq!(stage.leftovers(), 0);
+}
+
+#[tokio::test]
+async fn a_browser_that_cannot_start_says_why() {
+    for (executable, words) in [
+        ("/no/such/browser", "/no/such/browser"),
+        ("/bin/false", "exit status: 1"),
+        ("/bin/cat", "exit status: 1"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let launcher = ChromeLauncher::start(Settings {
+            executable: Some(executable.into()),
+            folder: folder.path().to_owned(),
+            spares: 0,
+        })
+        .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let options = options();
+        let Err(rejection) = launcher.launch(&options, deadline).await else {
+            panic!("{executable} is no browser");
+        };
+        assert_eq!(rejection.code, Code::LaunchFailed);
+        assert!(rejection.message.contains(words), "{rejection:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
