@@ -107,8 +107,13 @@ impl Chrome {
             performed = actions::act(&page, action, deadline) => performed,
             dialog = self.dialog_opens() => dialog_open(&dialog).into(),
         };
-        if let Ok(Answer::State(state)) = &mut performed.outcome {
-            state.tabs = self.running.tabs().borrow().shown();
+        match &mut performed.outcome {
+            Ok(Answer::Navigated(it)) => self.running.seen(&it.url, &it.title),
+            Ok(Answer::State(state)) => {
+                self.running.seen(&state.url, &state.title);
+                state.tabs = self.running.tabs().borrow().shown();
+            }
+            _ => {}
         }
         if let Err(rejection) = &performed.outcome {
             self.suspect |= matches!(

@@ -165,6 +165,11 @@ impl Running {
         self.tabs.subscribe()
     }
 
+    /// A command has read this of the active tab.
+    pub(super) fn seen(&self, url: &str, title: &str) {
+        self.tabs.send_if_modified(|tabs| tabs.seen(url, title));
+    }
+
     /// Opens a fresh tab in place of one that cannot be used any more.
     pub(super) async fn replace(&self, stuck: &str) -> Result<(), CallError> {
         let deadline = Instant::now() + NEW_TAB_DEADLINE;

@@ -97,6 +97,20 @@ impl Tabs {
         }
     }
 
+    /// What a command has read of the active tab: Chrome does not tell when a
+    /// document changes its title. `false`: nothing new.
+    pub(super) fn seen(&mut self, url: &str, title: &str) -> bool {
+        let Some(tab) = self.tabs.last_mut() else {
+            return false;
+        };
+        if tab.url == url && tab.title == title {
+            return false;
+        }
+        url.clone_into(&mut tab.url);
+        title.clone_into(&mut tab.title);
+        true
+    }
+
     /// The tab that commands act on.
     pub(super) fn active(&self) -> Option<&Tab> {
         self.tabs.last()

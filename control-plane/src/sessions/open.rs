@@ -144,13 +144,14 @@ impl Sessions {
         }
     }
 
-    /// Moves a session's end to this long from now.
+    /// Moves a session's end this much further, to at most [`TIMEOUT_MAX`] from now.
     ///
     /// # Errors
     /// [`Error::SessionGone`] where it is over.
     pub async fn extend(&self, session: &OwnedSession, by: Duration) -> Result<Session, Error> {
         let held = session.held()?;
-        let expires_at = clock::now().plus(by);
+        let latest = clock::now().plus(TIMEOUT_MAX);
+        let expires_at = held.expires_at().plus(by).min(latest);
         if !self.store.extend_session(held.id, expires_at).await? {
             return Err(Error::SessionGone {
                 reason: "ended".into(),
