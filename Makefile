@@ -4,11 +4,13 @@
 
 run: ## Build, start, do the main job once, and serve until Ctrl-C.
 	@.ci/install browser
-	@cargo run --quiet --release --package browserfleet-tests --bin demo -- --serve
+	@cargo build --quiet --release --locked --workspace --bins
+	@cargo run --quiet --release --locked --package browserfleet-tests --bin demo -- --serve
 
 demo: ## The same, and exit.
 	@.ci/install browser
-	@cargo run --quiet --release --package browserfleet-tests --bin demo
+	@cargo build --quiet --release --locked --workspace --bins
+	@cargo run --quiet --release --locked --package browserfleet-tests --bin demo
 
 test: ## Unit, property and end-to-end tests, on both databases.
 	@.ci/install browser database

@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -54,6 +54,26 @@ pub struct App {
     /// The machines' own tasks, which outlive all others.
     machines: Tasks,
     ready_note: PathBuf,
+}
+
+/// What tells the control plane to stop. Listened for from the first moment on,
+/// so that a signal during the start is not lost.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Starts listening.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 impl App {
@@ -191,14 +211,11 @@ impl App {
 
     /// Serves until the first signal, then stops in order; the second signal, or
     /// the deadline, cuts the rest short.
-    pub async fn run_until_signal(self) -> ExitCode {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
-            tracing::error!("could not listen for signals");
-            return ExitCode::FAILURE;
-        };
+    pub async fn run_until_signal(self, signals: Signals) -> ExitCode {
+        let Signals {
+            mut terminate,
+            mut interrupt,
+        } = signals;
         tokio::select! {
             _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
             _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),

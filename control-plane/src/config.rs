@@ -162,6 +162,9 @@ impl Config {
     }
 }
 
+/// Postgres reports at `info` what our own start asks of it.
+const LOG_DEFAULT: &str = "info,sqlx=warn";
+
 const PREFIX: &str = "BROWSERFLEET_";
 
 /// Every setting there is, without the prefix.
@@ -277,7 +280,7 @@ impl Settings<'_> {
     }
 
     fn filter(&mut self) -> String {
-        let filter = self.text("LOG").unwrap_or("info".into());
+        let filter = self.text("LOG").unwrap_or(LOG_DEFAULT.into());
         if let Err(fault) = tracing_subscriber::EnvFilter::builder().parse(&filter) {
             self.faults.push(format!("{PREFIX}LOG: {fault}"));
         }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use browserfleet_control_plane::app::{self, App};
+use browserfleet_control_plane::app::{self, App, Signals};
 use browserfleet_control_plane::config::Config;
 use browserfleet_control_plane::telemetry;
 
@@ -14,6 +14,10 @@ async fn main() -> ExitCode {
     };
     telemetry::start(&config.telemetry);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return report(Err(error.into())),
+    };
     let started = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => App::start(config).await,
         ["administrator", email] => {
@@ -25,7 +29,7 @@ async fn main() -> ExitCode {
         }
     };
     match started {
-        Ok(app) => app.run_until_signal().await,
+        Ok(app) => app.run_until_signal(signals).await,
         Err(error) => report(Err(error)),
     }
 }

@@ -1,1 +1,19 @@
 //! The promises, one file each.
+#![expect(clippy::unwrap_used, reason = "a test fails where it expects")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tasks of a test end with it"
+)]
+
+mod bad_input;
+mod browser_faults;
+mod churn;
+mod commands;
+mod databases;
+mod dialogs;
+mod first_browser;
+mod layers;
+mod link_faults;
+mod restarts;
+mod slow_clients;
+mod tenants;

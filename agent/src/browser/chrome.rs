@@ -30,9 +30,10 @@ use crate::tasks;
 /// How long a page that is suspected to be stuck may take to answer.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 /// How often a silent browser is asked whether it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How long a browser may take to say so: a machine at its limit takes seconds.
-const HUNG_AFTER: Duration = Duration::from_secs(8);
+/// With two heartbeats a hang is found within 13 s.
+const HUNG_AFTER: Duration = Duration::from_secs(7);
 /// Shortest time between two notices of where the page is.
 const PAGE_CHANGED_EVERY: Duration = Duration::from_millis(250);
 /// Notices that wait to be taken: the last one of each kind.

@@ -137,7 +137,8 @@ fn command(executable: &Executable, own: &Path) -> Command {
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("HOME", own.join("home"))
-        .env("TMPDIR", own.join("tmp"))
+        // Its own folder, by a path that is short enough for a socket's name.
+        .env("TMPDIR", "/proc/self/cwd/tmp")
         .env("LANG", "C.UTF-8")
         // No desktop to talk to.
         .env("DBUS_SESSION_BUS_ADDRESS", "disabled:")

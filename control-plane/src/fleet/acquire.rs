@@ -56,7 +56,7 @@ impl Fleet {
     }
 
     async fn try_acquire(&self, user: UserId) -> Result<Option<Lease>, Error> {
-        let _placing = self.placing.lock().await;
+        let doors = self.placing.lock().await;
         let instances = self.store.instances().await?;
         let reachable = |id| self.relay.contact(id) == Contact::Up;
         match placement::choose(&instances, reachable, user, self.wanted.max) {
@@ -79,7 +79,7 @@ impl Fleet {
                 Ok(epoch.map(|epoch| Lease { instance, epoch }))
             }
             Place::Launch => {
-                self.launch().await?;
+                self.launch(*doors).await?;
                 Ok(None)
             }
             Place::Wait => Ok(None),

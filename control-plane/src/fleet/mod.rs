@@ -34,6 +34,14 @@ pub struct Wanted {
     pub idle: Duration,
 }
 
+/// Whether instances may be launched. Whoever launches one holds the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doors {
+    Open,
+    /// The process ends: what would be launched now, nobody would end.
+    Closed,
+}
+
 /// The service.
 pub struct Fleet {
     store: Store,
@@ -42,7 +50,7 @@ pub struct Fleet {
     authority: Authority,
     wanted: Wanted,
     /// One placement at a time: the choice is made from rows, and changes them.
-    placing: Mutex<()>,
+    placing: Mutex<Doors>,
     wake: watch::Sender<u64>,
 }
 
@@ -70,7 +78,7 @@ impl Fleet {
             provider,
             authority,
             wanted,
-            placing: Mutex::new(()),
+            placing: Mutex::new(Doors::Open),
             wake: watch::Sender::new(0),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::ladder;
 
-use super::Fleet;
+use super::{Doors, Fleet};
 use crate::clock;
 use crate::domain::instance::{Instance, Status};
 use crate::domain::time::Timestamp;
@@ -36,7 +36,10 @@ pub struct Reconciled {
 
 impl Fleet {
     /// Writes the intent of one more instance and launches it.
-    pub(super) async fn launch(&self) -> Result<bool, Error> {
+    pub(super) async fn launch(&self, doors: Doors) -> Result<bool, Error> {
+        if doors == Doors::Closed {
+            return Ok(false);
+        }
         let id = InstanceId::new();
         let wanted = self
             .store
@@ -192,7 +195,7 @@ impl Fleet {
     }
 
     async fn fill(&self, done: &mut Reconciled) -> Result<(), Error> {
-        let _placing = self.placing.lock().await;
+        let doors = self.placing.lock().await;
         let rows = self.store.instances().await?;
         let free = rows
             .iter()
@@ -201,7 +204,7 @@ impl Fleet {
             .count();
         let missing = (self.wanted.warm as usize).saturating_sub(free);
         for _ in 0..missing {
-            if !self.launch().await? {
+            if !self.launch(*doors).await? {
                 break;
             }
             done.launched += 1;
@@ -214,6 +217,7 @@ impl Fleet {
     /// # Errors
     /// Where the database or the provider fails.
     pub async fn end_all(&self) -> Result<(), Error> {
+        *self.placing.lock().await = Doors::Closed;
         let machines = self
             .provider
             .list()

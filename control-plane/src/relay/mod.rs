@@ -25,7 +25,7 @@ use browserfleet_proto::agent::v1::{ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 
 /// One action on its way to a session's agent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Command {
     /// The same id is never run twice.
     pub id: CommandId,
@@ -65,7 +65,7 @@ impl Relay {
     /// [`NotSent`]: it did not and will not reach the agent.
     pub fn dispatch(&self, instance: InstanceId, command: Command) -> Result<Waiting, NotSent> {
         let link = self.links.find(instance).ok_or(NotSent::NoLink)?;
-        let waiting = self.pending.admit(&command, instance);
+        let waiting = self.pending.admit(&command, instance, link.boot);
         // Dropping `waiting` takes the command back.
         link.push(Outgoing::Command(command))?;
         Ok(waiting)
@@ -87,6 +87,18 @@ impl Relay {
     /// the newest wins, since the older one may be a half-open connection.
     pub fn attach(&self, newcomer: Newcomer) -> Attached {
         self.links.attach(newcomer, &self.pending)
+    }
+
+    /// Sends again what an earlier link may have lost. The agent runs a command that
+    /// it knows only once, so nothing runs twice; one that has no room now has its
+    /// deadline.
+    pub fn send_again(&self, link: &Link) {
+        for command in self.pending.unanswered(link.instance, link.boot) {
+            tracing::debug!(command.id = %command.id, "sending a command again");
+            if let Err(error) = link.push(Outgoing::Command(command)) {
+                tracing::debug!(%error, "could not send a command again");
+            }
+        }
     }
 
     /// Forgets a link, if it is still the instance's.

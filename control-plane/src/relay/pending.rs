@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use browserfleet_proto::action::Outcome;
-use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
+use browserfleet_proto::ids::{BootId, CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -36,8 +36,9 @@ pub enum Final {
 
 #[derive(Debug)]
 struct Entry {
-    session: SessionId,
+    command: Command,
     instance: InstanceId,
+    boot: BootId,
     progress: Progress,
     reply: oneshot::Sender<Final>,
 }
@@ -89,13 +90,19 @@ impl PendingCommands {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn admit(self: &Arc<Self>, command: &Command, instance: InstanceId) -> Waiting {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        command: &Command,
+        instance: InstanceId,
+        boot: BootId,
+    ) -> Waiting {
         let (sender, reply) = oneshot::channel();
         self.entries().insert(
             command.id,
             Entry {
-                session: command.session,
+                command: command.clone(),
                 instance,
+                boot,
                 progress: Progress::Queued,
                 reply: sender,
             },
@@ -119,8 +126,23 @@ impl PendingCommands {
         }
     }
 
+    /// What was sent to this life of an agent and has no outcome yet. It may be
+    /// sent again: the agent runs a command that it knows only once.
+    pub(super) fn unanswered(&self, instance: InstanceId, boot: BootId) -> Vec<Command> {
+        self.entries()
+            .values()
+            .filter(|it| it.instance == instance && it.boot == boot)
+            .filter(|it| it.progress == Progress::Sent)
+            .map(|it| it.command.clone())
+            .collect()
+    }
+
+    /// It will not be sent. What was sent before, by an earlier link, stays.
     pub(super) fn unsent(&self, command: CommandId) {
-        self.finish(command, Final::NotSent);
+        let progress = self.entries().get(&command).map(|it| it.progress);
+        if progress == Some(Progress::Queued) {
+            self.finish(command, Final::NotSent);
+        }
     }
 
     pub(super) fn is_pending(&self, command: CommandId, instance: InstanceId) -> bool {
@@ -145,7 +167,7 @@ impl PendingCommands {
         let lost: Vec<(CommandId, Progress)> = self
             .entries()
             .iter()
-            .filter(|(_, entry)| entry.session == session)
+            .filter(|(_, entry)| entry.command.session == session)
             .map(|(id, entry)| (*id, entry.progress))
             .collect();
         for (command, progress) in lost {

@@ -217,6 +217,11 @@ impl Sessions {
         self.relay.attach(newcomer)
     }
 
+    /// Sends again what an earlier link of the same agent may have lost.
+    pub fn send_again(&self, link: &Link) {
+        self.relay.send_again(link);
+    }
+
     /// Forgets a link that ended.
     pub fn detach(&self, link: &Link) {
         self.relay.detach(link);

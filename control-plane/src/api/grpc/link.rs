@@ -75,6 +75,7 @@ impl LinkService for LinkAdapter {
             heartbeat_ms: u32::try_from(ladder::HEARTBEAT.as_millis()).unwrap_or(u32::MAX),
         });
         push(&link, welcome);
+        self.api.sessions.send_again(&link);
         self.api
             .fleet
             .arrived(instance)

@@ -1,0 +1,177 @@
+//! Bad input gets a 4xx that names the field, at once, and changes nothing.
+
+use std::time::{Duration, Instant};
+
+use browserfleet_tests::world::{Plan, World};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn each_bad_field_is_named() {
+    let world = World::new().await.unwrap();
+    let alice = world.user("alice").await;
+    let session = alice.open(json!({})).await;
+    let long = "x".repeat(1024 * 1024 + 1);
+    let cases: Vec<(&str, Value, &str)> = vec![
+        ("/api/sessions", json!({ "colour": 1 }), "colour"),
+        ("/api/sessions", json!({ "user_id": "usr_1" }), "user_id"),
+        ("/api/sessions", json!({ "browser": "lynx" }), "browser"),
+        (
+            "/api/sessions",
+            json!({ "viewport": { "width": 0, "height": 10 } }),
+            "viewport.width",
+        ),
+        (
+            "/api/sessions",
+            json!({ "viewport": { "width": 1, "height": "x" } }),
+            "viewport.height",
+        ),
+        ("/api/sessions", json!({ "timeout_ms": -1 }), "timeout_ms"),
+        ("/api/sessions", json!({ "timeout_ms": 1e18 }), "timeout_ms"),
+        ("/api/sessions", json!({ "args": ["--no-sandbox"] }), "args"),
+        (
+            "/api/sessions",
+            json!({ "args": ["--utility-cmd-prefix=x"] }),
+            "args",
+        ),
+        (
+            "/api/sessions",
+            json!({ "launch_options": { "args": ["--load-extension=/"] } }),
+            "launch_options",
+        ),
+        ("/api/browser/navigate", json!({}), "url"),
+        (
+            "/api/browser/navigate",
+            json!({ "url": "not a url" }),
+            "url",
+        ),
+        (
+            "/api/browser/navigate",
+            json!({ "url": "file:///etc/passwd" }),
+            "url",
+        ),
+        (
+            "/api/browser/navigate",
+            json!({ "url": "javascript:1" }),
+            "url",
+        ),
+        (
+            "/api/browser/navigate",
+            json!({ "url": "http://a/", "wait_until": "never" }),
+            "wait_until",
+        ),
+        ("/api/browser/click", json!({}), "selector"),
+        ("/api/browser/click", json!({ "selector": "" }), "selector"),
+        (
+            "/api/browser/click",
+            json!({ "selector": "a\u{0}b" }),
+            "selector",
+        ),
+        (
+            "/api/browser/click",
+            json!({ "selector": "a", "click_count": 99 }),
+            "click_count",
+        ),
+        ("/api/browser/click", json!({ "x": 1 }), "y"),
+        ("/api/browser/type", json!({ "text": long }), "text"),
+        ("/api/browser/type", json!({ "text": 5 }), "text"),
+        (
+            "/api/browser/screenshot",
+            json!({ "quality": 101, "format": "jpeg" }),
+            "quality",
+        ),
+        (
+            "/api/browser/screenshot",
+            json!({ "clip": { "x": 0, "y": 0, "width": 100000, "height": 100000 } }),
+            "clip",
+        ),
+        ("/api/browser/execute", json!({}), "expression"),
+        ("/api/browser/scroll", json!({ "to": "left" }), "to"),
+    ];
+    for (path, mut body, field) in cases {
+        if path.starts_with("/api/browser") {
+            body["session_id"] = session.id.clone().into();
+        }
+        let started = Instant::now();
+        let reply = alice.post(path, body.clone()).await;
+        let took = started.elapsed();
+        assert!(
+            (400..500).contains(&reply.status),
+            "{path} {body}: {reply:?}"
+        );
+        assert_eq!(reply.headers["content-type"], "application/problem+json");
+        let named = reply.text("field");
+        assert!(
+            named.starts_with(field),
+            "{path}: `{named}` is not `{field}`: {}",
+            reply.text("detail")
+        );
+        assert!(took < Duration::from_millis(500), "{path} took {took:?}");
+    }
+    assert_eq!(
+        session.commands().await,
+        Vec::<Value>::new(),
+        "nothing may have run"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_requests_are_refused() {
+    let world = World::new().await.unwrap();
+    let alice = world.user("alice").await;
+    let http = reqwest::Client::new();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let cases = [
+        ("application/json", "{".to_owned(), 400),
+        ("application/json", "{\"name\": NaN}".to_owned(), 400),
+        (
+            "application/json",
+            "{\"name\": \"\\ud800\"}".to_owned(),
+            400,
+        ),
+        ("application/json", deep, 400),
+        ("text/plain", "{}".to_owned(), 415),
+    ];
+    for (content_type, body, status) in cases {
+        let start: String = body.chars().take(20).collect();
+        let reply = http
+            .request(Method::POST, format!("{}/api/sessions", world.api))
+            .bearer_auth(alice.token())
+            .header("content-type", content_type)
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        let got = reply.status().as_u16();
+        assert!(
+            got == status || (status == 400 && got == 422),
+            "{start}: {got} is not {status}"
+        );
+    }
+    let live = alice.get("/api/sessions").await.ok();
+    assert_eq!(live["data"], json!([]));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused_with_its_keys() {
+    for (key, value, words) in [
+        ("LISTEN", "nowhere", "BROWSERFLEET_LISTEN"),
+        ("POOL_WARM", "many", "BROWSERFLEET_POOL_WARM"),
+        ("POOL_WARM", "9", "BROWSERFLEET_POOL_MAX"),
+        ("POOL_MAX", "0", "BROWSERFLEET_POOL_MAX"),
+        ("DATABASE_URL", "mysql://a", "BROWSERFLEET_DATABASE_URL"),
+        ("TLS_CERT", "/a", "BROWSERFLEET_TLS_KEY"),
+        ("PROVIDER", "moon", "BROWSERFLEET_PROVIDER"),
+        ("LOG_FORMAT", "loud", "BROWSERFLEET_LOG_FORMAT"),
+        ("LOG", "=,=", "BROWSERFLEET_LOG"),
+        ("ADMIN_PASSWORD", "short", "password"),
+    ] {
+        let started = Instant::now();
+        let refused = Plan::default().with(key, value).start().await;
+        let said = refused.err().map(|it| it.to_string()).unwrap_or_default();
+        assert!(started.elapsed() < Duration::from_secs(2), "{key}");
+        assert!(said.contains(words), "{key}: {said}");
+    }
+}

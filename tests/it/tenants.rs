@@ -1,0 +1,268 @@
+//! Nobody sees another user's things. The table of routes is read from the
+//! program's source, so that a new route without an entry here fails.
+
+use browserfleet_tests::world::World;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const ROUTES: &str = include_str!("../../control-plane/src/api/mod.rs");
+
+/// Who may: for nobody, for another user on the first user's things, and for an
+/// administrator on them.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    body: Option<Value>,
+    expected: [u16; 3],
+}
+
+fn route(
+    method: &'static str,
+    path: &'static str,
+    body: Option<Value>,
+    expected: [u16; 3],
+) -> Route {
+    Route {
+        method,
+        path,
+        body,
+        expected,
+    }
+}
+
+/// `{session}` is replaced by the first user's session; so is `SESSION` in bodies.
+fn table() -> Vec<Route> {
+    let session = |mut body: Value| {
+        body["session_id"] = "SESSION".into();
+        Some(body)
+    };
+    let theirs = [401, 404, 404];
+    vec![
+        route("GET", "/api/users/me", None, [401, 200, 200]),
+        route("GET", "/api/users/settings", None, [401, 200, 200]),
+        route(
+            "PUT",
+            "/api/users/settings",
+            Some(json!({})),
+            [401, 200, 200],
+        ),
+        route("GET", "/api/sessions", None, [401, 200, 200]),
+        route(
+            "POST",
+            "/api/sessions",
+            Some(json!({ "name": 1 })),
+            [401, 422, 422],
+        ),
+        route("GET", "/api/sessions/{session}", None, theirs),
+        route("DELETE", "/api/sessions/{session}", None, theirs),
+        route(
+            "POST",
+            "/api/sessions/{session}/extend",
+            Some(json!({ "by_ms": 60000 })),
+            theirs,
+        ),
+        route("GET", "/api/sessions/{session}/commands", None, theirs),
+        route(
+            "POST",
+            "/api/browser/navigate",
+            session(json!({ "url": "about:blank" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/click",
+            session(json!({ "x": 1, "y": 1 })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/type",
+            session(json!({ "text": "x" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/screenshot",
+            session(json!({})),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/execute",
+            session(json!({ "expression": "1" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/scroll",
+            session(json!({ "to": "top" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/browser/dialog",
+            session(json!({ "accept": true })),
+            theirs,
+        ),
+        route("GET", "/api/browser/state", None, theirs),
+        route(
+            "POST",
+            "/api/auth/register",
+            Some(json!({})),
+            [422, 422, 422],
+        ),
+        route("POST", "/api/auth/login", Some(json!({})), [422, 422, 422]),
+        route("GET", "/healthz", None, [200, 200, 200]),
+        route("GET", "/readyz", None, [200, 200, 200]),
+        route("GET", "/openapi.json", None, [200, 200, 200]),
+    ]
+}
+
+/// Every method and path of the program's own table.
+fn declared() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut text = ROUTES;
+    while let Some(start) = text.find(".route(") {
+        text = &text[start + ".route(".len()..];
+        let line = &text[..text.find(".route(").unwrap_or(text.len())];
+        let Some(path) = line.split('"').nth(1) else {
+            continue;
+        };
+        let methods = line.split('"').nth(2).unwrap_or_default();
+        for method in ["get", "post", "put", "delete", "patch"] {
+            if methods.contains(&format!("{method}(")) {
+                found.push((method.to_uppercase(), path.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_route_has_an_entry() {
+    let mut listed: Vec<(String, String)> = table()
+        .iter()
+        .map(|it| (it.method.to_owned(), it.path.to_owned()))
+        .collect();
+    let mut declared = declared();
+    listed.sort();
+    declared.sort();
+    assert_eq!(listed, declared);
+}
+
+#[test]
+fn the_document_has_every_route_and_no_other() {
+    let text = include_str!("../../control-plane/src/api/openapi.json");
+    let document: Value = serde_json::from_str(text).unwrap();
+    let mut described: Vec<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|it| (it.to_uppercase(), path.clone())))
+        .collect();
+    let mut declared = declared();
+    described.sort();
+    declared.sort();
+    assert_eq!(described, declared);
+}
+
+#[tokio::test]
+async fn another_users_things_do_not_exist() {
+    let world = World::new().await.unwrap();
+    let alice = world.user("alice").await;
+    let session = alice.open(json!({})).await;
+    let callers = [
+        world.nobody(),
+        world.user("bob").await,
+        world.administrator().await,
+    ];
+    let unknown = "ses_01a20c01521f70cba25812359c803a52";
+    for route in table() {
+        for (caller, expected) in callers.iter().zip(route.expected) {
+            let fill = |id: &str| {
+                let path = if route.path == "/api/browser/state" {
+                    format!("/api/browser/state?session_id={id}")
+                } else {
+                    route.path.replace("{session}", id)
+                };
+                let body = route.body.clone().map(|mut body| {
+                    if body["session_id"] == "SESSION" {
+                        body["session_id"] = id.into();
+                    }
+                    body
+                });
+                (path, body)
+            };
+            let method: Method = route.method.parse().unwrap();
+            let (path, body) = fill(&session.id);
+            let reply = caller.call(method.clone(), &path, body).await;
+            assert_eq!(
+                reply.status,
+                expected,
+                "{} {}: {}",
+                route.method,
+                route.path,
+                reply.text("detail")
+            );
+            if expected == 404 {
+                let (path, body) = fill(unknown);
+                let none = caller.call(method, &path, body).await;
+                let without_id = |mut it: Value| {
+                    it["request_id"] = Value::Null;
+                    it
+                };
+                assert_eq!(
+                    without_id(reply.json()),
+                    without_id(none.json()),
+                    "theirs looks like none"
+                );
+            }
+        }
+    }
+    for odd in [
+        "",
+        "ses_1",
+        "ses_%00",
+        "SES_01A20C01521F70CBA25812359C803A52",
+        "..%2f..",
+        &"x".repeat(10_000),
+    ] {
+        let reply = alice.get(&format!("/api/sessions/{odd}")).await;
+        assert!(
+            [200, 404, 405, 414, 422].contains(&reply.status)
+                && (reply.status != 200 || odd.is_empty()),
+            "{odd}: {reply:?}"
+        );
+    }
+    assert_eq!(
+        session.commands().await,
+        Vec::<Value>::new(),
+        "nobody may have driven it"
+    );
+    assert_eq!(session.show().await["status"], "live");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn fields_that_are_not_the_callers_to_set_change_nothing() {
+    let world = World::new().await.unwrap();
+    let registered = world
+        .nobody()
+        .post("/api/auth/register", json!({ "email": "eve@example.com", "password": "four words and 1 number", "role": "admin" }))
+        .await;
+    assert_eq!(
+        (registered.status, registered.text("field")),
+        (422, "role".into())
+    );
+    let alice = world.user("alice").await;
+    let settings = alice
+        .call(
+            Method::PUT,
+            "/api/users/settings",
+            Some(json!({ "role": "admin" })),
+        )
+        .await;
+    assert_eq!(settings.status, 422);
+    assert_eq!(alice.get("/api/users/me").await.text("role"), "user");
+    world.stop().await;
+}
