@@ -345,6 +345,31 @@ mod tests {
     }
 
     #[test]
+    fn the_example_has_every_setting_with_its_default() {
+        let example = include_str!("../../deploy/env.example");
+        let lines: Vec<(&str, &str)> = example
+            .lines()
+            .filter_map(|line| line.strip_prefix("#BROWSERFLEET_")?.split_once('='))
+            .collect();
+        let keys: Vec<&str> = lines.iter().map(|(key, _)| *key).collect();
+        let mut expected = KEYS.to_vec();
+        let mut named = keys.clone();
+        expected.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(named, expected);
+        let of_example = Config::from_lookup(|key| {
+            let key = key.strip_prefix(PREFIX)?;
+            let line = lines.iter().find(|(named, _)| *named == key)?;
+            Some(line.1.to_owned())
+        });
+        let of_nothing = Config::from_lookup(|_| None);
+        assert_eq!(
+            format!("{:?}", of_example.expect("the example is sound")),
+            format!("{:?}", of_nothing.expect("nothing is required"))
+        );
+    }
+
+    #[test]
     fn all_faults_are_told_at_once_with_their_keys() {
         let faults = read(&[
             ("LISTEN", "nonsense"),

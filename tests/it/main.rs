@@ -1,9 +1,6 @@
 //! The promises, one file each.
 #![expect(clippy::unwrap_used, reason = "a test fails where it expects")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tasks of a test end with it"
-)]
+#![expect(clippy::disallowed_methods, reason = "the tasks of a test end with it")]
 
 mod bad_input;
 mod browser_faults;

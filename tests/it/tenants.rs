@@ -158,7 +158,13 @@ fn the_document_has_every_route_and_no_other() {
         .as_object()
         .unwrap()
         .iter()
-        .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|it| (it.to_uppercase(), path.clone())))
+        .flat_map(|(path, methods)| {
+            methods
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(|it| (it.to_uppercase(), path.clone()))
+        })
         .collect();
     let mut declared = declared();
     described.sort();
