@@ -188,3 +188,138 @@ impl PendingCommands {
         self.entries().remove(&command).map(|entry| entry.progress)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use browserfleet_proto::action::{Code, Rejection};
+    use browserfleet_proto::browser::v1::Action;
+    use proptest::prelude::*;
+
+    const COMMANDS: usize = 6;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Sent(usize),
+        SettledBy(usize, usize),
+        LinkClosedWithIt(usize),
+        SessionLost(usize),
+        GivenUp(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..COMMANDS).prop_map(Step::Sent),
+            (0..COMMANDS, 0..2usize).prop_map(|(command, by)| Step::SettledBy(command, by)),
+            (0..COMMANDS).prop_map(Step::LinkClosedWithIt),
+            (0..2usize).prop_map(Step::SessionLost),
+            (0..COMMANDS).prop_map(Step::GivenUp),
+        ];
+        proptest::collection::vec(step, 0..40)
+    }
+
+    /// What the model knows of a command.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Known {
+        Queued,
+        Sent,
+        Ended(&'static str),
+        Forgotten,
+    }
+
+    fn name(outcome: &Final) -> &'static str {
+        match outcome {
+            Final::Settled(_) => "settled",
+            Final::NotSent => "not_sent",
+            Final::Unknown => "unknown",
+        }
+    }
+
+    proptest! {
+        /// Commands 0, 2, 4 are of session 0 and instance 0; the others of 1.
+        #[test]
+        fn every_command_ends_once_and_as_far_as_can_be_known(steps in steps()) {
+            let pending = Arc::new(PendingCommands::default());
+            let sessions = [SessionId::new(), SessionId::new()];
+            let instances = [InstanceId::new(), InstanceId::new()];
+            let boot = BootId::new();
+            let ids: Vec<CommandId> = (0..COMMANDS).map(|_| CommandId::new()).collect();
+            let mut waiting: Vec<Option<Waiting>> = (0..COMMANDS)
+                .map(|index| {
+                    let command = Command {
+                        id: ids[index],
+                        session: sessions[index % 2],
+                        epoch: 1,
+                        action: Action::default(),
+                        deadline: Instant::now(),
+                    };
+                    Some(pending.admit(&command, instances[index % 2], boot))
+                })
+                .collect();
+            let mut model = vec![Known::Queued; COMMANDS];
+            for step in steps {
+                match step {
+                    Step::Sent(it) => {
+                        let may = pending.sent(ids[it]);
+                        let open = matches!(model[it], Known::Queued | Known::Sent);
+                        prop_assert_eq!(may, open);
+                        if open {
+                            model[it] = Known::Sent;
+                        }
+                    }
+                    Step::SettledBy(it, by) => {
+                        let settled = Settled {
+                            outcome: Err(Rejection::new(Code::Cancelled, "")),
+                            picture: None,
+                        };
+                        let took = pending.settle(ids[it], instances[by], settled);
+                        let open = matches!(model[it], Known::Queued | Known::Sent);
+                        prop_assert_eq!(took, open && by == it % 2);
+                        if took {
+                            model[it] = Known::Ended("settled");
+                        }
+                    }
+                    Step::LinkClosedWithIt(it) => {
+                        pending.unsent(ids[it]);
+                        if model[it] == Known::Queued {
+                            model[it] = Known::Ended("not_sent");
+                        }
+                    }
+                    Step::SessionLost(session) => {
+                        pending.lose(sessions[session]);
+                        for known in model.iter_mut().skip(session).step_by(2) {
+                            *known = match *known {
+                                Known::Queued => Known::Ended("not_sent"),
+                                Known::Sent => Known::Ended("unknown"),
+                                other => other,
+                            };
+                        }
+                    }
+                    Step::GivenUp(it) => {
+                        waiting[it] = None;
+                        model[it] = Known::Forgotten;
+                    }
+                }
+                let again: Vec<CommandId> = pending
+                    .unanswered(instances[0], boot)
+                    .iter()
+                    .map(|it| it.id)
+                    .collect();
+                for it in (0..COMMANDS).step_by(2) {
+                    prop_assert_eq!(again.contains(&ids[it]), model[it] == Known::Sent);
+                }
+            }
+            for (it, waiting) in waiting.iter_mut().enumerate() {
+                let Some(waiting) = waiting else { continue };
+                let ended = waiting.reply.try_recv().ok();
+                let expected = match model[it] {
+                    Known::Ended(how) => Some(how),
+                    _ => None,
+                };
+                prop_assert_eq!(ended.as_ref().map(name), expected);
+            }
+            drop(waiting);
+            prop_assert!(pending.entries().is_empty(), "nothing adds up");
+        }
+    }
+}
