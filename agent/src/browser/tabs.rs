@@ -4,6 +4,7 @@
 //! It holds levels, not edges: whoever waits for something looks at the state,
 //! so that no event can be missed, and none has to be queued.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use browserfleet_proto::action::{Dialog, DialogPolicy, Tab as Shown, WaitUntil};
@@ -19,6 +20,9 @@ pub(super) const TABS_MAX: usize = 32;
 const DIALOGS_IN_A_ROW_MAX: u32 = 5;
 /// How soon a dialog has to follow the one before to be in a row with it.
 const ROW_GAP: Duration = Duration::from_secs(1);
+/// Documents that a tab remembers by name: a page that refreshes itself without
+/// pause has a few between two looks.
+const LOADERS_MAX: usize = 32;
 
 /// One tab.
 #[derive(Debug, Clone)]
@@ -28,16 +32,36 @@ pub(super) struct Tab {
     pub(super) session: String,
     pub(super) url: String,
     pub(super) title: String,
-    /// Names the document.
-    pub(super) loader: String,
+    /// Names of the documents that it has had, the newest last.
+    loaders: VecDeque<String>,
     /// How many documents it has had.
     pub(super) documents: u64,
     /// How far the document is.
-    pub(super) reached: WaitUntil,
+    reached: WaitUntil,
+    /// For each moment, the number of the last document that got there. It only
+    /// grows: who looks late has missed nothing.
+    got_there: [u64; 4],
     pub(super) committed_at: Instant,
     pub(super) crashed: bool,
     /// It is set up.
     pub(super) ready: bool,
+}
+
+impl Tab {
+    /// Whether the document of this name got there, or one after it: a page that
+    /// goes on by itself has arrived where it went on to.
+    pub(super) fn got_there(&self, loader: &str, moment: WaitUntil) -> bool {
+        let newer = self.loaders.iter().rev().position(|it| it == loader);
+        let number = newer.and_then(|newer| self.documents.checked_sub(u64::try_from(newer).ok()?));
+        number.is_some_and(|number| self.got_there[usize::from(rank(moment))] >= number)
+    }
+
+    fn reaches(&mut self, moment: WaitUntil) {
+        self.reached = moment;
+        for got_there in &mut self.got_there[..=usize::from(rank(moment))] {
+            *got_there = self.documents;
+        }
+    }
 }
 
 /// All tabs, oldest first: the last one is the active one, as the newest tab is
@@ -223,9 +247,10 @@ impl Tabs {
             session: session.clone(),
             url: info.url,
             title: info.title,
-            loader: String::new(),
+            loaders: VecDeque::new(),
             documents: 0,
             reached: WaitUntil::Commit,
+            got_there: [0; 4],
             committed_at: now,
             crashed: false,
             ready: false,
@@ -265,9 +290,12 @@ impl Tabs {
     ) -> Option<Vec<Reaction>> {
         let tab = self.tab(session).filter(|tab| tab.target == frame.id)?;
         tab.url = [&*frame.url, frame.fragment.as_deref().unwrap_or("")].concat();
-        frame.loader.clone_into(&mut tab.loader);
         tab.documents += 1;
-        tab.reached = WaitUntil::Commit;
+        tab.loaders.push_back(frame.loader.to_owned());
+        if tab.loaders.len() > LOADERS_MAX {
+            tab.loaders.pop_front();
+        }
+        tab.reaches(WaitUntil::Commit);
         tab.committed_at = now;
         tab.crashed = false;
         Some(Vec::new())
@@ -285,17 +313,15 @@ impl Tabs {
             _ => return None,
         };
         let tab = self.tab(session)?;
-        if tab.target != it.frame_id
-            || tab.loader != it.loader_id
-            || rank(tab.reached) >= rank(reached)
-        {
+        let current = tab.loaders.back() == Some(&it.loader_id);
+        if tab.target != it.frame_id || !current || rank(tab.reached) >= rank(reached) {
             return None;
         }
         // The network may have been idle before the document was loaded.
         if reached == WaitUntil::NetworkIdle && tab.reached != WaitUntil::Load {
             return None;
         }
-        tab.reached = reached;
+        tab.reaches(reached);
         Some(Vec::new())
     }
 
@@ -368,7 +394,7 @@ fn kind(kind: &Page::DialogType) -> &'static str {
 }
 
 /// The order in which a document gets there.
-pub(super) fn rank(reached: WaitUntil) -> u8 {
+fn rank(reached: WaitUntil) -> u8 {
     match reached {
         WaitUntil::Commit => 0,
         WaitUntil::DomContentLoaded => 1,
@@ -465,6 +491,12 @@ mod tests {
         apply(&mut tabs, now, &navigated.replace("L1", "L2"));
         let tab = tabs.active().expect("it is there");
         assert_eq!((tab.reached, tab.documents), (WaitUntil::Commit, 2));
+        assert!(
+            tab.got_there("L1", WaitUntil::NetworkIdle),
+            "who looks late has missed nothing"
+        );
+        assert!(tab.got_there("L2", WaitUntil::Commit));
+        assert!(!tab.got_there("L2", WaitUntil::Load) && !tab.got_there("L3", WaitUntil::Commit));
     }
 
     #[test]

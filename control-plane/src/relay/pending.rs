@@ -256,7 +256,7 @@ mod tests {
                     Some(pending.admit(&command, instances[index % 2], boot))
                 })
                 .collect();
-            let mut model = vec![Known::Queued; COMMANDS];
+            let mut model = [Known::Queued; COMMANDS];
             for step in steps {
                 match step {
                     Step::Sent(it) => {

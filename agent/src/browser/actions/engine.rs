@@ -1,9 +1,9 @@
 //! Our JavaScript in the page: puts it into the document's isolated world and
 //! asks it.
 //!
-//! The world is named, so that making it again gives the same one: two short
-//! calls a request, and a third one on the first request to a document. When the
-//! document goes away under a request, the next document is asked.
+//! The world is named, so that making it again gives the same one: two calls a
+//! request. When the document goes away under a request, the next one is asked;
+//! a request only looks, so asking twice does no harm.
 
 use browserfleet_proto::action::{Code, Rejection};
 use headless_chrome::protocol::cdp::{Page as page_domain, Runtime};
@@ -15,17 +15,23 @@ use super::rejection;
 use super::selector::Selector;
 use crate::browser::page::{CallError, Page};
 
-const SOURCE: &str = concat!(
-    "(() => {\n'use strict';\nif (globalThis.browserfleet) return;\n",
+/// A function that answers a request. It brings what it needs along: the world
+/// keeps it, and Chrome compiles the same text once.
+const ANSWER: &str = concat!(
+    "(request) => {\n'use strict';\nif (!globalThis.browserfleet) {\n",
     include_str!("find.js"),
     include_str!("reach.js"),
-    "})();"
+    "}\nreturn globalThis.browserfleet(request);\n}"
 );
 const WORLD: &str = "browserfleet";
 
 /// How long before the deadline the page gives up by itself, so that its reason
 /// still arrives in time.
 const ANSWER_RESERVE: Duration = Duration::from_millis(50);
+
+/// How long an answer may take after its document has gone: Chrome does not
+/// always say that none will come.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// What an element is looked for.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -116,7 +122,11 @@ pub(super) async fn ask<T: DeserializeOwned>(
 ) -> Result<T, Rejection> {
     let mut changes = page.changes();
     loop {
-        let error = match ask_document(page, request, deadline).await {
+        let answer = tokio::select! {
+            answer = ask_document(page, request, deadline) => answer,
+            () = document_changes(page, deadline) => continue,
+        };
+        let error = match answer {
             Ok(value) => return read(value),
             Err(error) => error,
         };
@@ -141,16 +151,18 @@ async fn ask_document(
         grant_univeral_access: Some(true),
     };
     let context = page.call(world, deadline).await?.execution_context_id;
-    let first = call(page, context, request, deadline).await?;
-    if !first.is_null() {
-        return Ok(first);
-    }
-    let source = Runtime::Evaluate {
-        context_id: Some(context),
-        ..evaluation(SOURCE.into())
-    };
-    page.call(source, deadline).await?;
     call(page, context, request, deadline).await
+}
+
+/// Resolves when the tab has had another document for a while.
+async fn document_changes(page: &Page, deadline: Instant) {
+    let Ok(now) = page.state().map(|tab| tab.documents) else {
+        return std::future::pending().await;
+    };
+    match page.until(deadline, |tab| tab.documents != now).await {
+        Ok(_) => tokio::time::sleep(LAST_WORD).await,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 async fn call(
@@ -174,7 +186,7 @@ async fn call(
         }]),
         await_promise: Some(true),
         return_by_value: Some(true),
-        ..function("(request) => globalThis.browserfleet?.(request) ?? null".into())
+        ..function(ANSWER.into())
     };
     let reply = page.call(function, deadline).await?;
     match reply.exception_details {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{network, rejection, state};
 use crate::browser::page::{CallError, Page};
-use crate::browser::tabs::{Tab, rank};
+use crate::browser::tabs::Tab;
 
 pub(super) async fn perform(
     page: &Page,
@@ -70,8 +70,6 @@ impl Failed {
 }
 
 async fn arrive(page: &Page, navigate: &Navigate, deadline: Instant) -> Result<Tab, Failed> {
-    // A crashed tab gets a new process by navigating.
-    let documents = page.state().map_or(0, |tab| tab.documents);
     let call = page_domain::Navigate {
         url: navigate.url.clone(),
         referrer: (!navigate.referer.is_empty()).then(|| navigate.referer.clone()),
@@ -88,12 +86,7 @@ async fn arrive(page: &Page, navigate: &Navigate, deadline: Instant) -> Result<T
         // The same document: only its fragment changed.
         return Ok(page.state()?);
     };
-    // A page that goes on by itself (a refresh, a script) has arrived where it
-    // went on to.
-    let there = |tab: &Tab| {
-        (tab.loader == loader || tab.documents > documents + 1)
-            && rank(tab.reached) >= rank(navigate.wait_until)
-    };
+    let there = |tab: &Tab| tab.got_there(&loader, navigate.wait_until);
     Ok(page.until(deadline, there).await?)
 }
 
