@@ -72,6 +72,12 @@ async fn the_main_job_works_from_sign_in_to_picture() {
         );
     }
 
+    let whole = session
+        .command("screenshot", json!({ "full_page": true }))
+        .await
+        .ok();
+    assert_eq!(whole["width"], 800, "no scroll bar takes its part");
+
     let listed = alice
         .get("/api/sessions?status=live&metadata.team=a")
         .await

@@ -23,9 +23,12 @@ async fn a_signal_answers_what_is_in_flight_and_leaves_nothing() {
                 .await
         })
     };
-    tokio::task::yield_now().await;
-    let last = session.value("document.title");
-    drop(last);
+    eventually(
+        "the command is under way",
+        Duration::from_secs(2),
+        || async { session.commands().await.len() == 2 },
+    )
+    .await;
     let started = Instant::now();
     let status = world.terminate().await;
     assert!(status.success(), "{status} {}", world.log());

@@ -1,8 +1,6 @@
 //! Stands between an agent and its control plane and breaks the connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -69,11 +67,11 @@ async fn carry(
     mut targets: watch::Receiver<Option<SocketAddr>>,
     mut cut: broadcast::Receiver<()>,
 ) {
-    let target = Arc::new(match targets.wait_for(Option::is_some).await {
+    let target = match targets.wait_for(Option::is_some).await {
         Ok(target) => *target,
         Err(_) => return,
-    });
-    let Some(target) = *target else { return };
+    };
+    let Some(target) = target else { return };
     let Ok(mut to) = TcpStream::connect(target).await else {
         return;
     };
@@ -87,6 +85,3 @@ async fn carry(
         }
     }
 }
-
-/// The time within which a cut has to be noticed.
-pub const NOTICED_WITHIN: Duration = Duration::from_secs(1);

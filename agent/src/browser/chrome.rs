@@ -119,10 +119,7 @@ impl Chrome {
         if let Err(rejection) = &performed.outcome {
             self.suspect |= matches!(
                 rejection.code,
-                Code::CommandTimeout
-                    | Code::NavigationTimeout
-                    | Code::SelectorNotFound
-                    | Code::ElementNotActionable
+                Code::CommandTimeout | Code::NavigationTimeout
             );
         }
         performed

@@ -28,7 +28,7 @@ const FULLS: [&str; 5] = [
 const SHARED_MEMORY_BYTES_MIN: u64 = 256 * 1024 * 1024;
 
 /// What Chrome is told at every start.
-const FLAGS: [&str; 28] = [
+const FLAGS: [&str; 29] = [
     "--remote-debugging-pipe",
     // Nothing that asks, greets, syncs, updates or reports.
     "--no-first-run",
@@ -58,6 +58,8 @@ const FLAGS: [&str; 28] = [
     "--disable-hang-monitor",
     "--disable-popup-blocking",
     "--disable-features=Translate,OptimizationHints,MediaRouter,AcceptCHFrame,PaintHolding,HttpsUpgrades,GlobalMediaControls,DialMediaRouteProvider,RenderDocument",
+    // A picture shows the page, and the viewport is as wide as it was asked for.
+    "--hide-scrollbars",
     "--force-color-profile=srgb",
     "--mute-audio",
 ];
