@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use browserfleet_agent::config::Config;
 use browserfleet_agent::{app, telemetry};
 
-#[tokio::main]
+// One thread for everything that the agent awaits: a command costs it some ten short polls
+// and no computing, and waking a second worker for one of them takes longer than the poll.
+// Measured: `execute` over REST 1.08 ms with one thread, 1.50 ms with one for each core.
+// Pictures are decoded from base64 on the blocking pool's threads, which this does not touch.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let config = match Config::from_env() {
         Ok(config) => config,
