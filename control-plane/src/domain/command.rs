@@ -5,6 +5,10 @@ use serde::Serialize;
 
 use super::time::Timestamp;
 
+/// A place in the history's order. It is durable once the writer has passed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
 /// How a command ended, as far as can be known. Written once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Command;
 use super::media::Picture;
+use crate::domain::command::Ticket;
 
 /// What an agent answered.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Settled {
     pub outcome: Outcome,
     /// The picture of a screenshot.
     pub picture: Option<Picture>,
+    /// Where its line is in the history, if it has one yet.
+    pub written: Option<Ticket>,
 }
 
 /// How a command ended, as far as can be known. Exactly one for each.
@@ -271,6 +274,7 @@ mod tests {
                         let settled = Settled {
                             outcome: Err(Rejection::new(Code::Cancelled, "")),
                             picture: None,
+                            written: None,
                         };
                         let took = pending.settle(ids[it], instances[by], settled);
                         let open = matches!(model[it], Known::Queued | Known::Sent);

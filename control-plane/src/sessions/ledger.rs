@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::command::Ticket;
 use crate::store::{Store, commands::Entry};
 use crate::tasks::Tasks;
 
@@ -22,10 +23,6 @@ const QUEUE_MAX: usize = 8192;
 const BATCH_MAX: usize = 512;
 /// Wait between two attempts while the database does not answer.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
-
-/// A place in the history. It is durable once the writer has passed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
 
 /// The way to the batch writer. Cheap to clone.
 #[derive(Debug)]

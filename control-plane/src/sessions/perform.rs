@@ -4,16 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use browserfleet_proto::action::{Action, Answer, Code, Rejection};
+use browserfleet_proto::action::{self, Action, Answer, Code, Rejection};
 use browserfleet_proto::ids::CommandId;
 use browserfleet_proto::{ladder, limits};
 use tokio::time::Instant;
 
-use super::ledger::Ticket;
 use super::registry::{Held, Phase};
 use super::{OwnedSession, Sessions};
 use crate::clock;
-use crate::domain::command::Status;
+use crate::domain::command::{Status, Ticket};
 use crate::error::{CommandError, Error};
 use crate::relay::{self, Final, Picture, Settled};
 use crate::store::commands::Entry;
@@ -92,7 +91,13 @@ impl Sessions {
         let outcome = self
             .relay_to(held, command, &request.action, deadline)
             .await;
-        let ticket = self.append(settled_entry(command, &outcome)).await?;
+        let ticket = match &outcome {
+            Outcome::Final(Final::Settled(Settled {
+                written: Some(ticket),
+                ..
+            })) => *ticket,
+            other => self.append(settled_entry(command, other)).await?,
+        };
         let latest = deadline + ladder::SETTLE_GRACE;
         match tokio::time::timeout_at(latest, self.ledger.durable(ticket)).await {
             Ok(Ok(())) => {}
@@ -102,6 +107,7 @@ impl Sessions {
             Outcome::Final(Final::Settled(Settled {
                 outcome: Ok(answer),
                 picture,
+                ..
             })) => Ok(Performed {
                 command,
                 answer,
@@ -165,7 +171,7 @@ fn settled_entry(command: CommandId, outcome: &Outcome) -> Entry {
             without_answer(command, Status::NotSent)
         }
         Outcome::Final(Final::Unknown) => without_answer(command, Status::Unknown),
-        Outcome::Final(Final::Settled(settled)) => answered(command, settled),
+        Outcome::Final(Final::Settled(settled)) => answered(command, &settled.outcome),
     }
 }
 
@@ -181,9 +187,9 @@ pub(super) fn without_answer(command: CommandId, status: Status) -> Entry {
 }
 
 /// The history's line for an answer.
-pub(super) fn answered(command: CommandId, settled: &Settled) -> Entry {
+pub(super) fn answered(command: CommandId, outcome: &action::Outcome) -> Entry {
     let at = clock::now();
-    match &settled.outcome {
+    match outcome {
         Ok(answer) => Entry::Settled {
             id: command,
             status: Status::Ok,

@@ -9,11 +9,11 @@ use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use browserfleet_proto::wire::outcome_from_wire;
 
-use super::ledger::Ticket;
 use super::perform::answered;
 use super::registry::{Held, Holding, Page, Phase};
 use super::{Sessions, ledger::Unwritable};
 use crate::clock;
+use crate::domain::command::Ticket;
 use crate::domain::session::Status;
 use crate::error::Error;
 use crate::relay::{Attached, Link, Newcomer, Oversize, Picture, Settled};
@@ -162,11 +162,14 @@ impl Sessions {
         } else {
             (!report.payload.is_empty()).then(|| Picture::from(report.payload))
         };
-        let settled = Settled { outcome, picture };
-        // Written here as well as by whoever waits: the first one counts, and the
+        // Written before whoever waits is told, and whether or not somebody waits: the
         // agent may forget the outcome only once it is durable.
-        let entry = answered(command, &settled);
-        let ticket = self.append(entry).await;
+        let ticket = self.append(answered(command, &outcome)).await.ok();
+        let settled = Settled {
+            outcome,
+            picture,
+            written: ticket,
+        };
         if !self.relay.settle(command, instance, settled) {
             tracing::debug!(command.id = %command, "an outcome came that nobody waits for");
         }

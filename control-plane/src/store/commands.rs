@@ -49,53 +49,13 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn append_history(&self, entries: &[Entry]) -> Result<(), Error> {
+        if let [only] = entries {
+            // A statement of its own is a transaction, without the two round trips.
+            return append(&self.write, only).await;
+        }
         let mut transaction = self.write.begin().await?;
         for entry in entries {
-            match entry {
-                Entry::Admitted {
-                    id,
-                    session,
-                    kind,
-                    params,
-                    at,
-                    deadline_at,
-                } => {
-                    sqlx::query(
-                        "insert into commands (id, session_id, kind, params, status, started_at, \
-                         deadline_at) values ($1, $2, $3, $4, 'pending', $5, $6) \
-                         on conflict (id) do nothing",
-                    )
-                    .bind(id.to_string())
-                    .bind(session.to_string())
-                    .bind(*kind)
-                    .bind(params.as_str())
-                    .bind(at.0)
-                    .bind(deadline_at.0)
-                    .execute(&mut *transaction)
-                    .await?;
-                }
-                Entry::Settled {
-                    id,
-                    status,
-                    result,
-                    error_code,
-                    error_message,
-                    at,
-                } => {
-                    sqlx::query(
-                        "update commands set status = $2, result = $3, error_code = $4, \
-                         error_message = $5, ended_at = $6 where id = $1 and ended_at is null",
-                    )
-                    .bind(id.to_string())
-                    .bind(status.as_str())
-                    .bind(result.as_deref())
-                    .bind(*error_code)
-                    .bind(error_message.as_deref())
-                    .bind(at.0)
-                    .execute(&mut *transaction)
-                    .await?;
-                }
-            }
+            append(&mut *transaction, entry).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -144,6 +104,51 @@ impl Store {
         .await?;
         Ok(given_up.rows_affected())
     }
+}
+
+async fn append<'e>(
+    executor: impl sqlx::Executor<'e, Database = sqlx::Any>,
+    entry: &'e Entry,
+) -> Result<(), Error> {
+    let statement = match entry {
+        Entry::Admitted {
+            id,
+            session,
+            kind,
+            params,
+            at,
+            deadline_at,
+        } => sqlx::query(
+            "insert into commands (id, session_id, kind, params, status, started_at, \
+             deadline_at) values ($1, $2, $3, $4, 'pending', $5, $6) \
+             on conflict (id) do nothing",
+        )
+        .bind(id.to_string())
+        .bind(session.to_string())
+        .bind(*kind)
+        .bind(params.as_str())
+        .bind(at.0)
+        .bind(deadline_at.0),
+        Entry::Settled {
+            id,
+            status,
+            result,
+            error_code,
+            error_message,
+            at,
+        } => sqlx::query(
+            "update commands set status = $2, result = $3, error_code = $4, \
+             error_message = $5, ended_at = $6 where id = $1 and ended_at is null",
+        )
+        .bind(id.to_string())
+        .bind(status.as_str())
+        .bind(result.as_deref())
+        .bind(*error_code)
+        .bind(error_message.as_deref())
+        .bind(at.0),
+    };
+    statement.execute(executor).await?;
+    Ok(())
 }
 
 fn command_of(row: &AnyRow) -> Result<Command, Error> {

@@ -135,6 +135,8 @@ async fn open_sqlite(url: &str) -> Result<Store, sqlx::Error> {
         AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_DEADLINE)
+            // A file does not hang up; the ping costs as much as the statement after it.
+            .test_before_acquire(false)
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     sqlx::raw_sql(SQLITE_SETTINGS).execute(connection).await?;
