@@ -270,6 +270,10 @@ fn rejection_status(code: Code) -> u16 {
         | Code::NavigationFailed
         | Code::ImageTooLarge
         | Code::PageCrashed
+        | Code::ViewportRefused
+        | Code::UserAgentRefused
+        | Code::TimezoneRefused
+        | Code::LocaleRefused
         | Code::BrowserError => 422,
     }
 }

@@ -552,6 +552,14 @@ codes! {
     AgentBusy = "agent_busy",
     /// The browser could not be started.
     LaunchFailed = "launch_failed",
+    /// Chrome does not take the session's viewport.
+    ViewportRefused = "viewport_refused",
+    /// Chrome does not take the session's user agent.
+    UserAgentRefused = "user_agent_refused",
+    /// Chrome does not know the session's time zone.
+    TimezoneRefused = "timezone_refused",
+    /// Chrome does not know the session's locale.
+    LocaleRefused = "locale_refused",
     /// Chrome answered with an error that has no code of its own.
     BrowserError = "browser_error",
 }

@@ -87,16 +87,16 @@ impl Setup {
     ) -> Result<(), Rejection> {
         let mut calls = Vec::new();
         if let Some(it) = &self.metrics {
-            calls.push(asked(client, session, it, "viewport", deadline));
+            calls.push(asked(client, session, it, Code::ViewportRefused, deadline));
         }
         if let Some(it) = &self.agent {
-            calls.push(asked(client, session, it, "user_agent", deadline));
+            calls.push(asked(client, session, it, Code::UserAgentRefused, deadline));
         }
         if let Some(it) = &self.timezone {
-            calls.push(asked(client, session, it, "timezone", deadline));
+            calls.push(asked(client, session, it, Code::TimezoneRefused, deadline));
         }
         if let Some(it) = &self.locale {
-            calls.push(asked(client, session, it, "locale", deadline));
+            calls.push(asked(client, session, it, Code::LocaleRefused, deadline));
         }
         try_join_all(calls).await.map(drop)
     }
@@ -106,7 +106,7 @@ fn asked<'a, M: Method + Serialize + Sync>(
     client: &'a Client,
     session: &'a str,
     call: &'a M,
-    option: &'static str,
+    refused: Code,
     deadline: Instant,
 ) -> BoxFuture<'a, Result<(), Rejection>>
 where
@@ -115,10 +115,7 @@ where
     async move {
         match client.call(Some(session), call, deadline).await {
             Ok(_) => Ok(()),
-            Err(CallError::Protocol { message, .. }) => Err(Rejection::new(
-                Code::LaunchFailed,
-                format!("the browser does not take the {option}: {message}"),
-            )),
+            Err(CallError::Protocol { message, .. }) => Err(Rejection::new(refused, message)),
             Err(error) => Err(Rejection::new(Code::LaunchFailed, error.to_string())),
         }
     }

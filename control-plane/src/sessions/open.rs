@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use browserfleet_proto::action::Code;
 use browserfleet_proto::agent::v1::{self, to_agent::Body};
 use browserfleet_proto::ids::SessionId;
 use browserfleet_proto::{ladder, limits};
@@ -130,10 +131,7 @@ impl Sessions {
         let decided = timeout(patience, phase.wait_for(|it| *it != Phase::Starting)).await;
         match decided.map(|it| it.map(|phase| phase.clone())) {
             Ok(Ok(Phase::Live)) => Ok(()),
-            Ok(Ok(Phase::Ended { message, .. })) => Err(Error::NoCapacity {
-                reason: message,
-                retry_after: Duration::from_secs(5),
-            }),
+            Ok(Ok(Phase::Ended { reason, message })) => Err(not_started(&reason, message)),
             Ok(_) => Err(Error::SessionGone {
                 reason: "ended".into(),
             }),
@@ -250,6 +248,24 @@ impl Sessions {
         self.relay.lose_session(id);
         self.fleet.wake();
     }
+}
+
+/// Why a session did not become live: an option that only Chrome can judge is the
+/// caller's to mend, anything else is ours.
+fn not_started(reason: &str, message: String) -> Error {
+    let field = match Code::from_text(reason) {
+        Code::ViewportRefused => "viewport",
+        Code::UserAgentRefused => "user_agent",
+        Code::TimezoneRefused => "timezone",
+        Code::LocaleRefused => "locale",
+        _ => {
+            return Error::NoCapacity {
+                reason: message,
+                retry_after: Duration::from_secs(5),
+            };
+        }
+    };
+    Error::invalid(field, format!("the browser does not take it: {message}"))
 }
 
 fn open_message(session: &Session, epoch: i64) -> Body {
