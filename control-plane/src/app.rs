@@ -91,6 +91,7 @@ impl App {
             administrator,
             telemetry: _,
         } = config;
+        programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
         let authority = Authority::open(&data_dir)?;
@@ -146,7 +147,10 @@ impl App {
         let generated = accounts
             .first_administrator(&administrator.email, administrator.password.as_deref())
             .await
-            .context("could not make the first administrator")?;
+            .context(
+                "could not make the first administrator of BROWSERFLEET_ADMIN_EMAIL and \
+                 BROWSERFLEET_ADMIN_PASSWORD",
+            )?;
         if let Some(password) = generated {
             show_once(&administrator.email, &password);
         }
@@ -275,7 +279,12 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .with_context(|| format!("could not make the folder {}", folder.display()))
+        .with_context(|| {
+            format!(
+                "could not make the folder {}; choose another with BROWSERFLEET_DATA_DIR",
+                folder.display()
+            )
+        })
 }
 
 async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -285,16 +294,47 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpLis
 }
 
 fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
-    let chain = CertificateDer::pem_file_iter(certificate)
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
-        .with_context(|| format!("could not read {}", certificate.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("could not read {}", key.display()))?;
+        .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
+    anyhow::ensure!(
+        !chain.is_empty(),
+        "BROWSERFLEET_TLS_CERT: {} holds no certificate in PEM",
+        certificate.display()
+    );
+    let private = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| unreadable("BROWSERFLEET_TLS_KEY", key))?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_single_cert(chain, private)
+        .context("BROWSERFLEET_TLS_CERT and BROWSERFLEET_TLS_KEY do not go together")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Told at the start instead of with each instance that cannot start.
+fn programs_exist(pool: &Pool) -> anyhow::Result<()> {
+    let programs = [
+        ("BROWSERFLEET_LOCAL_AGENT", Some(&pool.agent)),
+        (
+            "BROWSERFLEET_BROWSER_EXECUTABLE",
+            pool.browser_executable.as_ref(),
+        ),
+    ];
+    for (key, path) in programs {
+        if let Some(path) = path {
+            anyhow::ensure!(
+                path.is_file(),
+                "{key}: there is no program {}",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(key: &str, file: &Path) -> String {
+    format!("{key}: could not read {}", file.display())
 }
 
 fn environment_of(

@@ -154,24 +154,116 @@ async fn bodies_that_are_no_requests_are_refused() {
     world.stop().await;
 }
 
+/// Only the browser knows which locales and time zones there are.
+#[tokio::test]
+async fn an_option_that_the_browser_refuses_is_named() {
+    let world = World::new().await.unwrap();
+    let alice = world.user("alice").await;
+    for (field, value) in [("timezone", "Mars/Olympus_Mons"), ("locale", "!")] {
+        let reply = alice.post("/api/sessions", json!({ field: value })).await;
+        assert_eq!(reply.status, 422, "{reply:?}");
+        assert_eq!(reply.text("field"), field);
+    }
+    let ended = alice.get("/api/sessions").await.ok();
+    assert_eq!(ended["data"][0]["status"], "ended");
+    assert_eq!(ended["data"][0]["end_reason"], "locale_refused");
+    assert_eq!(alice.open(json!({})).await.value("1 + 1").await, 2);
+    world.stop().await;
+}
+
+const SECRET: &str = "hunter2-and-more";
+
 #[tokio::test]
 async fn a_bad_configuration_is_refused_with_its_keys() {
-    for (key, value, words) in [
-        ("LISTEN", "nowhere", "BROWSERFLEET_LISTEN"),
-        ("POOL_WARM", "many", "BROWSERFLEET_POOL_WARM"),
-        ("POOL_WARM", "9", "BROWSERFLEET_POOL_MAX"),
-        ("POOL_MAX", "0", "BROWSERFLEET_POOL_MAX"),
-        ("DATABASE_URL", "mysql://a", "BROWSERFLEET_DATABASE_URL"),
-        ("TLS_CERT", "/a", "BROWSERFLEET_TLS_KEY"),
-        ("PROVIDER", "moon", "BROWSERFLEET_PROVIDER"),
-        ("LOG_FORMAT", "loud", "BROWSERFLEET_LOG_FORMAT"),
-        ("LOG", "=,=", "BROWSERFLEET_LOG"),
-        ("ADMIN_PASSWORD", "short", "password"),
-    ] {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no certificate").unwrap();
+    let file = file.to_str().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let with_secret = format!("postgres://root:{SECRET}@127.0.0.1:1/db");
+    let cases: [(&[(&str, &str)], &str); 34] = [
+        (&[("LISTEN", "nowhere")], "BROWSERFLEET_LISTEN"),
+        (&[("LISTEN", "127.0.0.1:99999")], "BROWSERFLEET_LISTEN"),
+        (&[("LISTEN", "127.0.0.1")], "BROWSERFLEET_LISTEN"),
+        (&[("LISTEN", &taken)], "BROWSERFLEET_LISTEN"),
+        (&[("LISTEN", "203.0.113.1:80")], "BROWSERFLEET_LISTEN"),
+        (&[("AGENT_LISTEN", "x:1")], "BROWSERFLEET_AGENT_LISTEN"),
+        (&[("AGENT_LISTEN", &taken)], "BROWSERFLEET_AGENT_LISTEN"),
+        (&[("CONNECTIONS_MAX", "0")], "BROWSERFLEET_CONNECTIONS_MAX"),
+        (&[("CONNECTIONS_MAX", "-1")], "BROWSERFLEET_CONNECTIONS_MAX"),
+        (&[("POOL_WARM", "many")], "BROWSERFLEET_POOL_WARM"),
+        (&[("POOL_WARM", "1.5")], "BROWSERFLEET_POOL_WARM"),
+        (&[("POOL_WARM", "9")], "BROWSERFLEET_POOL_MAX"),
+        (&[("POOL_MAX", "0")], "BROWSERFLEET_POOL_MAX"),
+        (&[("POOL_MAX", "99999999999")], "BROWSERFLEET_POOL_MAX"),
+        (
+            &[("SESSIONS_PER_INSTANCE", "0")],
+            "BROWSERFLEET_SESSIONS_PER_INSTANCE",
+        ),
+        (
+            &[("SESSIONS_PER_USER", "none")],
+            "BROWSERFLEET_SESSIONS_PER_USER",
+        ),
+        (&[("POOL_IDLE_MS", "5m")], "BROWSERFLEET_POOL_IDLE_MS"),
+        (
+            &[("DATABASE_URL", "mysql://a")],
+            "BROWSERFLEET_DATABASE_URL",
+        ),
+        (
+            &[("DATABASE_URL", "browserfleet.db")],
+            "BROWSERFLEET_DATABASE_URL",
+        ),
+        (
+            &[("DATABASE_URL", &with_secret)],
+            "could not open the database",
+        ),
+        (
+            &[("DATABASE_URL", "sqlite:/nowhere/a.db")],
+            "could not open the database",
+        ),
+        (&[("DATA_DIR", file)], "BROWSERFLEET_DATA_DIR"),
+        (&[("TLS_CERT", "/a")], "BROWSERFLEET_TLS_KEY"),
+        (&[("TLS_KEY", "/a")], "BROWSERFLEET_TLS_CERT"),
+        (
+            &[("TLS_CERT", "/a"), ("TLS_KEY", "/a")],
+            "BROWSERFLEET_TLS_CERT",
+        ),
+        (
+            &[("TLS_CERT", file), ("TLS_KEY", file)],
+            "BROWSERFLEET_TLS_CERT",
+        ),
+        (&[("PROVIDER", "moon")], "BROWSERFLEET_PROVIDER"),
+        (
+            &[("LOCAL_AGENT", "/nowhere/agent")],
+            "BROWSERFLEET_LOCAL_AGENT",
+        ),
+        (
+            &[("BROWSER_EXECUTABLE", "/nowhere/chrome")],
+            "BROWSERFLEET_BROWSER_EXECUTABLE",
+        ),
+        (&[("LOG_FORMAT", "loud")], "BROWSERFLEET_LOG_FORMAT"),
+        (&[("LOG", "=,=")], "BROWSERFLEET_LOG"),
+        (&[("ADMIN_EMAIL", "nobody")], "BROWSERFLEET_ADMIN_EMAIL"),
+        (
+            &[("ADMIN_PASSWORD", "short")],
+            "BROWSERFLEET_ADMIN_PASSWORD",
+        ),
+        (&[("LISTNE", "127.0.0.1:1")], "BROWSERFLEET_LISTNE"),
+    ];
+    for (settings, words) in cases {
         let started = Instant::now();
-        let refused = Plan::default().with(key, value).start().await;
+        let plan = settings
+            .iter()
+            .fold(Plan::default(), |plan, (key, value)| plan.with(key, value));
+        let refused = plan.start().await;
         let said = refused.err().map(|it| it.to_string()).unwrap_or_default();
-        assert!(started.elapsed() < Duration::from_secs(2), "{key}");
-        assert!(said.contains(words), "{key}: {said}");
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "{settings:?} took {:?}",
+            started.elapsed()
+        );
+        assert!(said.contains(words), "{settings:?}: {said}");
+        assert!(!said.contains(SECRET), "{settings:?}: {said}");
     }
 }

@@ -44,7 +44,7 @@ async fn a_killed_or_stopped_browser_ends_its_session_in_time() {
 #[tokio::test]
 async fn a_browser_that_cannot_start_is_named_within_its_deadline() {
     for (browser, words) in [
-        ("/no/such/browser", "/no/such/browser"),
+        ("/etc/passwd", "/etc/passwd"),
         ("/bin/false", "exit status: 1"),
     ] {
         let world = Plan::default()

@@ -19,6 +19,8 @@ use super::pending::PendingCommands;
 /// An agent that said Hello.
 #[derive(Debug, Clone, Copy)]
 pub struct Newcomer {
+    /// This life of its link.
+    pub link: LinkId,
     /// As its certificate says.
     pub instance: InstanceId,
     /// This life of its process.
@@ -106,16 +108,23 @@ impl Links {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn attach(&self, newcomer: Newcomer, pending: &Arc<PendingCommands>) -> Attached {
+    pub(super) fn attach(
+        &self,
+        newcomer: Newcomer,
+        welcome: ToAgent,
+        pending: &Arc<PendingCommands>,
+    ) -> Attached {
         let (queue, receiver) = mpsc::channel(limits::LINK_QUEUE_MAX);
         let cut = CancellationToken::new();
         let link = Link {
-            id: LinkId::new(),
+            id: newcomer.link,
             instance: newcomer.instance,
             boot: newcomer.boot,
             queue,
             cut: cut.clone(),
         };
+        // Never refused: the queue is new, and nobody else can find it yet.
+        let _taken = link.push(Outgoing::Message(welcome));
         let messages = Messages::new(receiver, Arc::clone(pending), cut);
         let before = {
             let mut state = self.state();

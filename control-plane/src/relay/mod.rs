@@ -85,8 +85,9 @@ impl Relay {
 
     /// Takes an agent's link in. A link that the same identity had before ends:
     /// the newest wins, since the older one may be a half-open connection.
-    pub fn attach(&self, newcomer: Newcomer) -> Attached {
-        self.links.attach(newcomer, &self.pending)
+    /// `welcome` is the first thing that it carries, whoever finds the link meanwhile.
+    pub fn attach(&self, newcomer: Newcomer, welcome: ToAgent) -> Attached {
+        self.links.attach(newcomer, welcome, &self.pending)
     }
 
     /// Sends again what an earlier link may have lost. The agent runs a command that

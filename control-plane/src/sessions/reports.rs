@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use browserfleet_proto::action::Rejection;
-use browserfleet_proto::agent::v1::{self, HeldSession};
+use browserfleet_proto::agent::v1::{self, HeldSession, ToAgent};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use browserfleet_proto::wire::outcome_from_wire;
@@ -216,8 +216,8 @@ impl Sessions {
     }
 
     /// Takes an agent's link in.
-    pub fn attach(&self, newcomer: Newcomer) -> Attached {
-        self.relay.attach(newcomer)
+    pub fn attach(&self, newcomer: Newcomer, welcome: ToAgent) -> Attached {
+        self.relay.attach(newcomer, welcome)
     }
 
     /// Sends again what an earlier link of the same agent may have lost.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyPool, SqlSafeStr};
+use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
 
 use super::Store;
 use crate::domain::time::Timestamp;
@@ -150,10 +150,13 @@ async fn open_sqlite(url: &str) -> Result<Store, sqlx::Error> {
 }
 
 async fn open_postgres(url: &str) -> Result<Store, sqlx::Error> {
+    let options = AnyConnectOptions::from_str(url)?;
+    // A pool goes on trying where nobody listens; whoever starts us wants to know.
+    AnyConnection::connect_with(&options).await?.close().await?;
     let pool = AnyPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_DEADLINE)
-        .connect_with(AnyConnectOptions::from_str(url)?)
+        .connect_with(options)
         .await?;
     Ok(Store {
         write: pool.clone(),

@@ -6,7 +6,7 @@ use browserfleet_proto::PROTOCOL_VERSION;
 use browserfleet_proto::agent::v1::from_agent::Body as Said;
 use browserfleet_proto::agent::v1::link_service_server::LinkService;
 use browserfleet_proto::agent::v1::{self, FromAgent, Hello, ToAgent, to_agent::Body};
-use browserfleet_proto::ids::InstanceId;
+use browserfleet_proto::ids::{InstanceId, LinkId, SessionId};
 use browserfleet_proto::{ladder, limits};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
@@ -55,26 +55,27 @@ impl LinkService for LinkAdapter {
             .boot_id
             .parse()
             .map_err(|_| Status::invalid_argument("the boot id cannot be read"))?;
-        let Attached {
-            link,
-            messages,
-            replaced,
-        } = self.api.sessions.attach(Newcomer { instance, boot });
-        if replaced {
-            tracing::warn!(instance.id = %instance, link.id = %link.id, "a second link of the same agent; the newer one stays");
-        }
         let kept = self
             .api
             .sessions
             .greet(instance, &hello.held_sessions)
             .await;
-        let welcome = Body::Welcome(v1::Welcome {
-            protocol_version: PROTOCOL_VERSION,
-            link_id: link.id.to_string(),
-            kept_sessions: kept.iter().map(ToString::to_string).collect(),
-            heartbeat_ms: u32::try_from(ladder::HEARTBEAT.as_millis()).unwrap_or(u32::MAX),
-        });
-        push(&link, welcome);
+        let newcomer = Newcomer {
+            link: LinkId::new(),
+            instance,
+            boot,
+        };
+        let Attached {
+            link,
+            messages,
+            replaced,
+        } = self
+            .api
+            .sessions
+            .attach(newcomer, welcome(newcomer.link, &kept));
+        if replaced {
+            tracing::warn!(instance.id = %instance, link.id = %link.id, "a second link of the same agent; the newer one stays");
+        }
         self.api.sessions.send_again(&link);
         self.api
             .fleet
@@ -134,6 +135,17 @@ async fn hello_of(said: &mut Streaming<FromAgent>) -> Result<Hello, Status> {
         Ok(Err(status)) => Err(status),
         Ok(_) => Err(Status::failed_precondition("say Hello first")),
         Err(_) => Err(Status::deadline_exceeded("no Hello came")),
+    }
+}
+
+fn welcome(link: LinkId, kept: &[SessionId]) -> ToAgent {
+    ToAgent {
+        body: Some(Body::Welcome(v1::Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            link_id: link.to_string(),
+            kept_sessions: kept.iter().map(ToString::to_string).collect(),
+            heartbeat_ms: u32::try_from(ladder::HEARTBEAT.as_millis()).unwrap_or(u32::MAX),
+        })),
     }
 }
 
