@@ -8,7 +8,7 @@ use browserfleet_agent::{app, telemetry};
 // One thread for everything that the agent awaits: a command costs it some ten short polls
 // and no computing, and waking a second worker for one of them takes longer than the poll.
 // Measured: `execute` over REST 1.08 ms with one thread, 1.50 ms with one for each core.
-// Pictures are decoded from base64 on the blocking pool's threads, which this does not touch.
+// What does compute, decoding a large picture, goes to a thread of its own.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let config = match Config::from_env() {

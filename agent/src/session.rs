@@ -321,7 +321,7 @@ impl Work {
     fn deliver(&self, asked: &Asked, mut message: Settled, picture: Bytes) {
         let around = Arc::clone(&self.session.around);
         let (session, command) = (self.session.id, asked.id);
-        let latest = asked.deadline + ladder::SETTLE_GRACE;
+        let latest = asked.deadline + ladder::ANSWER_GRACE;
         tasks::spawn("picture", async move {
             if around
                 .deliverer

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use browserfleet_proto::agent::v1::enrolment_service_client::EnrolmentServiceClient;
 use browserfleet_proto::agent::v1::{Certificate, JoinRequest, RenewRequest};
 use browserfleet_proto::ladder;
+use pem::Pem;
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -192,7 +193,7 @@ impl Keeper {
     fn keep(&self, key: &KeyPair, reply: &Certificate) -> anyhow::Result<Identity> {
         let identity = Identity {
             key: key.serialize_pem(),
-            certificate: pem_of(&reply.certificate),
+            certificate: pem::encode(&Pem::new("CERTIFICATE", reply.certificate.as_ref())),
             instance: reply.instance_id.clone(),
             renew_at: Instant::now() + Duration::from_millis(reply.valid_for_ms) * 2 / 3,
         };
@@ -205,21 +206,6 @@ impl Keeper {
 fn signing_request(key: &KeyPair) -> anyhow::Result<Vec<u8>> {
     let request = CertificateParams::default().serialize_request(key)?;
     Ok(request.der().to_vec())
-}
-
-fn pem_of(der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = more;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 fn write_private(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {

@@ -1,16 +1,13 @@
-//! Pictures that came ahead of their outcomes. A picture is a list of the chunks
+//! Pictures, which come ahead of their outcomes. A picture is a list of the chunks
 //! that arrived: nothing is copied between the agent's stream and the caller's
 //! response.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
-use browserfleet_proto::ids::CommandId;
 use browserfleet_proto::limits;
 use bytes::Bytes;
 
-/// Bytes that all parked pictures may have together: four of the largest.
-const PARKED_BYTES_MAX: usize = 4 * limits::PAYLOAD_BYTES_MAX;
+/// Bytes that all pictures may have together that wait for their outcome: four of
+/// the largest.
+pub(super) const PARKED_BYTES_MAX: usize = 4 * limits::PAYLOAD_BYTES_MAX;
 
 /// A picture, in the pieces that it came in.
 #[derive(Debug, Clone, Default)]
@@ -63,27 +60,5 @@ impl From<Bytes> for Picture {
             bytes: chunk.len(),
             chunks: vec![chunk],
         }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Parked(Mutex<HashMap<CommandId, Picture>>);
-
-impl Parked {
-    pub(super) fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
-        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = parked.values().map(Picture::len).sum();
-        if held + picture.len() > PARKED_BYTES_MAX {
-            return Err(Oversize);
-        }
-        parked.insert(command, picture);
-        Ok(())
-    }
-
-    pub(super) fn take(&self, command: CommandId) -> Option<Picture> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&command)
     }
 }

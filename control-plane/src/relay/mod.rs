@@ -55,7 +55,6 @@ pub enum NotSent {
 pub struct Relay {
     links: links::Links,
     pending: Arc<pending::PendingCommands>,
-    media: media::Parked,
 }
 
 impl Relay {
@@ -148,16 +147,16 @@ impl Relay {
         self.pending.is_pending(command, instance)
     }
 
-    /// Keeps a picture until its outcome comes.
+    /// Keeps a picture until its outcome comes, if somebody waits for it.
     ///
     /// # Errors
     /// [`Oversize`] where the control plane holds too many bytes already.
     pub fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
-        self.media.park(command, picture)
+        self.pending.park(command, picture)
     }
 
     /// The picture that came ahead of an outcome.
     pub fn parked(&self, command: CommandId) -> Option<Picture> {
-        self.media.take(command)
+        self.pending.parked(command)
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Command;
-use super::media::Picture;
+use super::media::{Oversize, PARKED_BYTES_MAX, Picture};
 use crate::domain::command::Ticket;
 
 /// What an agent answered.
@@ -43,6 +43,8 @@ struct Entry {
     instance: InstanceId,
     boot: BootId,
     progress: Progress,
+    /// Came ahead of its outcome, and goes with whoever waits for it.
+    picture: Option<Picture>,
     reply: oneshot::Sender<Final>,
 }
 
@@ -66,9 +68,9 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The final outcome, at the latest [`ladder::SETTLE_GRACE`] after the deadline.
+    /// The final outcome, at the latest [`ladder::ANSWER_GRACE`] after the deadline.
     pub async fn outcome(mut self) -> Final {
-        let latest = self.deadline + ladder::SETTLE_GRACE;
+        let latest = self.deadline + ladder::ANSWER_GRACE;
         match tokio::time::timeout_at(latest, &mut self.reply).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Final::Unknown,
@@ -107,6 +109,7 @@ impl PendingCommands {
                 instance,
                 boot,
                 progress: Progress::Queued,
+                picture: None,
                 reply: sender,
             },
         );
@@ -152,6 +155,27 @@ impl PendingCommands {
         self.entries()
             .get(&command)
             .is_some_and(|entry| entry.instance == instance)
+    }
+
+    /// Keeps a picture until its command's outcome comes, if somebody waits for it.
+    pub(super) fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
+        let mut entries = self.entries();
+        let held: usize = entries
+            .values()
+            .filter_map(|it| it.picture.as_ref())
+            .map(Picture::len)
+            .sum();
+        if held + picture.len() > PARKED_BYTES_MAX {
+            return Err(Oversize);
+        }
+        if let Some(entry) = entries.get_mut(&command) {
+            entry.picture = Some(picture);
+        }
+        Ok(())
+    }
+
+    pub(super) fn parked(&self, command: CommandId) -> Option<Picture> {
+        self.entries().get_mut(&command)?.picture.take()
     }
 
     pub(super) fn settle(
@@ -200,6 +224,42 @@ mod tests {
     use proptest::prelude::*;
 
     const COMMANDS: usize = 6;
+
+    fn command() -> Command {
+        Command {
+            id: CommandId::new(),
+            session: SessionId::new(),
+            epoch: 1,
+            action: Action::default(),
+            deadline: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_picture_goes_with_whoever_waited_for_it() {
+        let pending = Arc::new(PendingCommands::default());
+        let largest = bytes::Bytes::from(vec![0; PARKED_BYTES_MAX / 4]);
+        for _ in 0..8 {
+            let command = command();
+            let waiting = pending.admit(&command, InstanceId::new(), BootId::new());
+            let parked = pending.park(command.id, Picture::from(largest.clone()));
+            assert!(parked.is_ok(), "nobody else's picture is held");
+            drop(waiting);
+            assert!(pending.parked(command.id).is_none());
+        }
+        let waiting: Vec<Waiting> = (0..4)
+            .map(|_| {
+                let command = command();
+                let waiting = pending.admit(&command, InstanceId::new(), BootId::new());
+                let parked = pending.park(command.id, Picture::from(largest.clone()));
+                assert!(parked.is_ok());
+                waiting
+            })
+            .collect();
+        let one_more = pending.park(CommandId::new(), Picture::from(largest));
+        assert_eq!(one_more, Err(Oversize));
+        drop(waiting);
+    }
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
@@ -252,9 +312,7 @@ mod tests {
                     let command = Command {
                         id: ids[index],
                         session: sessions[index % 2],
-                        epoch: 1,
-                        action: Action::default(),
-                        deadline: Instant::now(),
+                        ..command()
                     };
                     Some(pending.admit(&command, instances[index % 2], boot))
                 })

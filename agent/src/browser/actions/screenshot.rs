@@ -15,6 +15,10 @@ use super::engine::{Purpose, Reach};
 use super::{picture, rejection, state};
 use crate::browser::page::{Page, decode};
 
+/// Largest answer that is decoded where it arrives: about 0.3 ms of work, which is what
+/// a picture of a usual viewport takes.
+const READ_AT_ONCE_BYTES_MAX: usize = 512 * 1024;
+
 pub(super) async fn perform(
     page: &Page,
     screenshot: &Screenshot,
@@ -50,7 +54,7 @@ pub(super) async fn perform(
     };
     let frame = page.exchange(call, deadline).await.map_err(rejection)?;
     drop(transparent);
-    let image = read(&frame)?;
+    let image = read_aside(frame).await?;
     let (width, height) = picture::size(&image)
         .ok_or_else(|| Rejection::new(Code::BrowserError, "the browser gave no picture"))?;
     let captured = Captured {
@@ -64,6 +68,16 @@ pub(super) async fn perform(
 #[derive(Deserialize)]
 struct Data<'a> {
     data: &'a str,
+}
+
+/// A large picture takes milliseconds to decode, in which others would wait.
+async fn read_aside(frame: Vec<u8>) -> Result<Bytes, Rejection> {
+    if frame.len() <= READ_AT_ONCE_BYTES_MAX {
+        return read(&frame);
+    }
+    tokio::task::spawn_blocking(move || read(&frame))
+        .await
+        .unwrap_or_else(|error| Err(Rejection::new(Code::BrowserError, error.to_string())))
 }
 
 /// Decodes the picture right out of the answer's frame.

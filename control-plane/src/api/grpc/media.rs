@@ -1,13 +1,21 @@
 //! Pictures that come ahead of their outcomes.
 
+use std::time::Duration;
+
 use browserfleet_proto::agent::v1::media_service_server::MediaService;
 use browserfleet_proto::agent::v1::{Chunk, Delivered};
 use browserfleet_proto::ids::CommandId;
+use browserfleet_proto::{ladder, limits};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller_of;
 use crate::api::Api;
 use crate::relay::{Oversize, Picture};
+
+/// How long a picture may take to arrive: nobody waits longer for any command.
+const DELIVERY_DEADLINE: Duration =
+    limits::COMMAND_TIMEOUT_MAX.saturating_add(ladder::SETTLE_GRACE);
 
 pub(super) struct MediaAdapter {
     api: Api,
@@ -26,17 +34,10 @@ impl MediaService for MediaAdapter {
         request: Request<Streaming<Chunk>>,
     ) -> Result<Response<Delivered>, Status> {
         let instance = caller_of(&request)?;
-        let mut chunks = request.into_inner();
-        let mut command: Option<CommandId> = None;
-        let mut picture = Picture::default();
-        while let Some(chunk) = chunks.message().await? {
-            if command.is_none() {
-                let id = chunk.command_id.parse();
-                command = Some(id.map_err(|_| Status::invalid_argument("no command id"))?);
-            }
-            picture.push(chunk.data).map_err(too_large)?;
-        }
-        let command = command.ok_or_else(|| Status::invalid_argument("no chunk"))?;
+        let read = read_whole(request.into_inner());
+        let (command, picture) = timeout(DELIVERY_DEADLINE, read)
+            .await
+            .map_err(|_| Status::deadline_exceeded("the picture did not come in time"))??;
         // Nobody waits for it: it was read so that the agent can go on.
         if self.api.sessions.awaits_picture(command, instance) {
             self.api
@@ -46,6 +47,20 @@ impl MediaService for MediaAdapter {
         }
         Ok(Response::new(Delivered {}))
     }
+}
+
+async fn read_whole(mut chunks: Streaming<Chunk>) -> Result<(CommandId, Picture), Status> {
+    let mut command: Option<CommandId> = None;
+    let mut picture = Picture::default();
+    while let Some(chunk) = chunks.message().await? {
+        if command.is_none() {
+            let id = chunk.command_id.parse();
+            command = Some(id.map_err(|_| Status::invalid_argument("no command id"))?);
+        }
+        picture.push(chunk.data).map_err(too_large)?;
+    }
+    let command = command.ok_or_else(|| Status::invalid_argument("no chunk"))?;
+    Ok((command, picture))
 }
 
 fn too_large(oversize: Oversize) -> Status {
