@@ -95,7 +95,7 @@ pub enum Error {
     #[error("the session's agent is busy; the command was not sent")]
     AgentBusy,
     /// The command did not leave the control plane.
-    #[error("the session's agent is not connected; the command was not sent")]
+    #[error("the command did not reach the session's agent, and will not")]
     NotSent,
     /// The command may have run; its answer is lost.
     #[error("the command was sent and no answer came in time; whether it ran is not known")]

@@ -30,6 +30,10 @@ pub const KILL_TAKES: Duration = Duration::from_secs(5);
 /// what the rest is for).
 pub const CLOCK_DRIFT: Duration = Duration::from_secs(5);
 
+/// How much later than its deadline an agent's answer to a command still counts. What
+/// is left until [`SETTLE_GRACE`] is for writing the outcome down.
+pub const ANSWER_GRACE: Duration = Duration::from_millis(1_500);
+
 /// How much later than its deadline a command may get its final outcome.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,7 @@ const _: () = {
     assert!(
         KILL.as_millis() + KILL_TAKES.as_millis() + CLOCK_DRIFT.as_millis() < GIVE_AWAY.as_millis()
     );
+    assert!(ANSWER_GRACE.as_millis() < SETTLE_GRACE.as_millis());
     assert!(RECONNECT_MIN.as_millis() < RECONNECT_MAX.as_millis());
     assert!(KEEP_ALIVE.as_millis() + KEEP_ALIVE_TIMEOUT.as_millis() <= OFFLINE.as_millis());
 };
