@@ -11,6 +11,7 @@ mod dialogs;
 mod first_browser;
 mod layers;
 mod link_faults;
+mod odd_agents;
 mod restarts;
 mod slow_clients;
 mod tenants;

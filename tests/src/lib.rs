@@ -10,6 +10,7 @@ pub mod api;
 pub mod fault_proxy;
 pub mod postgres;
 pub mod processes;
+pub mod scripted_agent;
 pub mod site;
 pub mod world;
 

@@ -1,6 +1,7 @@
 //! The link: Hello and Welcome, then messages both ways until either end goes.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
 use browserfleet_proto::PROTOCOL_VERSION;
 use browserfleet_proto::agent::v1::from_agent::Body as Said;
@@ -11,7 +12,7 @@ use browserfleet_proto::{ladder, limits};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{caller_of, status_of};
 use crate::api::Api;
@@ -83,17 +84,24 @@ impl LinkService for LinkAdapter {
             .await
             .map_err(|error| status_of(&error))?;
         tracing::info!(instance.id = %instance, link.id = %link.id, sessions = kept.len(), "link up");
+        let farewell = Farewell::default();
         let pump = Pump {
             api: self.api.clone(),
             link,
+            farewell: farewell.clone(),
         };
         self.api
             .sessions
             .tasks()
             .spawn("link", async move { pump.run(said).await });
-        Ok(Response::new(messages.map(Ok).boxed()))
+        let last_word = stream::once(async move { farewell.get().cloned() });
+        let last_word = last_word.filter_map(|it| async move { it.map(Err) });
+        Ok(Response::new(messages.map(Ok).chain(last_word).boxed()))
     }
 }
+
+/// What the agent is told when its link ends by our will or its fault.
+type Farewell = Arc<OnceLock<Status>>;
 
 impl LinkAdapter {
     async fn refusal(
@@ -160,6 +168,7 @@ fn push(link: &Link, body: Body) {
 struct Pump {
     api: Api,
     link: Link,
+    farewell: Farewell,
 }
 
 impl Pump {
@@ -167,8 +176,10 @@ impl Pump {
         let (acknowledge, reports) = mpsc::channel(limits::LINK_QUEUE_MAX);
         let acknowledger = acknowledge_in_order(self.api.clone(), self.link.clone(), reports);
         let acknowledger = self.api.sessions.tasks().spawn("acknowledge", acknowledger);
-        let reason = self.read(&mut said, &acknowledge).await;
+        let ended = self.read(&mut said, &acknowledge).await;
         drop(acknowledge);
+        let reason = ended.message().to_owned();
+        self.farewell.get_or_init(|| ended);
         self.api.sessions.detach(&self.link);
         tracing::info!(
             instance.id = %self.link.instance, link.id = %self.link.id, reason, "link down"
@@ -178,22 +189,27 @@ impl Pump {
         }
     }
 
+    /// Resolves with the reason of the link's end.
     async fn read(
         &self,
         said: &mut Streaming<FromAgent>,
         acknowledge: &mpsc::Sender<(u64, Report)>,
-    ) -> String {
+    ) -> Status {
         let mut strange = 0;
         loop {
             let message = tokio::select! {
                 message = timeout(ladder::OFFLINE, said.message()) => message,
-                () = self.link.cut() => return "cut by the control plane".into(),
+                () = self.link.cut() => return Status::aborted("cut by the control plane"),
             };
             let message = match message {
                 Ok(Ok(Some(message))) => message,
-                Ok(Ok(None)) => return "closed by the agent".into(),
-                Ok(Err(status)) => return status.to_string(),
-                Err(_) => return "silent for too long".into(),
+                Ok(Ok(None)) => return Status::ok("closed by the agent"),
+                // What tonic calls a message over the limit.
+                Ok(Err(status)) if status.code() == Code::OutOfRange => {
+                    return Status::resource_exhausted(status.message());
+                }
+                Ok(Err(status)) => return status,
+                Err(_) => return Status::deadline_exceeded("silent for too long"),
             };
             let sequence = message.sequence;
             let report = match message.body {
@@ -208,11 +224,11 @@ impl Pump {
                     "dropped a report that is not this agent's to make"
                 );
                 if strange >= STRANGE_REPORTS_MAX {
-                    return "too many reports that are not its own".into();
+                    return Status::permission_denied("too many reports that are not its own");
                 }
             }
             if sequence > 0 && acknowledge.send((sequence, report)).await.is_err() {
-                return "nothing can be acknowledged any more".into();
+                return Status::unavailable("nothing can be acknowledged any more");
             }
         }
     }
