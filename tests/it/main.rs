@@ -5,6 +5,7 @@
 mod bad_input;
 mod browser_faults;
 mod churn;
+mod clocks;
 mod commands;
 mod databases;
 mod dialogs;

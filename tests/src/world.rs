@@ -34,6 +34,7 @@ pub const PASSWORD: &str = "four words and 1 number";
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -41,6 +42,14 @@ impl Plan {
     #[must_use]
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// A variable of its environment that is no setting. Its agents inherit it, its
+    /// browsers do not.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.insert(name.to_owned(), value.to_string());
         self
     }
 
@@ -128,6 +137,7 @@ impl World {
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
+            .envs(&self.plan.environment)
             .envs(
                 settings
                     .iter()

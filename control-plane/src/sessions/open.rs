@@ -208,7 +208,7 @@ impl Sessions {
     /// Ends a session whose browser may run.
     pub(crate) async fn wind_down(&self, held: &Held, reason: &'static str) -> Result<(), Error> {
         let mut phase = held.follow();
-        if held.enter(Phase::Ending) {
+        if held.enter(Phase::Ending { reason }) {
             self.store.session_ending(held.id).await?;
             let body = Body::EndSession(v1::EndSession {
                 session_id: held.id.to_string(),

@@ -20,7 +20,10 @@ pub enum Phase {
     /// It takes commands.
     Live,
     /// It is being ended.
-    Ending,
+    Ending {
+        /// Why: the browser's end will be its consequence.
+        reason: &'static str,
+    },
     /// It has ended.
     Ended {
         /// Why.
@@ -37,7 +40,7 @@ impl Phase {
         match self {
             Self::Starting => "starting",
             Self::Live => "live",
-            Self::Ending => "ending",
+            Self::Ending { .. } => "ending",
             Self::Ended { .. } => "ended",
         }
     }

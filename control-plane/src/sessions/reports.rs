@@ -50,7 +50,7 @@ impl Sessions {
             let phase = if row.status == Status::Live {
                 Phase::Live
             } else {
-                Phase::Ending
+                Phase::Ending { reason: "ended" }
             };
             self.registry.insert(Held::new(
                 Holding {
@@ -86,9 +86,10 @@ impl Sessions {
                 .any(|(id, epoch)| *id == session.id && *epoch == session.epoch.unsigned_abs());
             match (there, session.phase()) {
                 (true, Phase::Live | Phase::Starting) => kept.push(session.id),
-                (true, _) => {
-                    self.finish(session.id, "ended", "").await;
+                (true, Phase::Ending { reason }) => {
+                    self.finish(session.id, reason, "").await;
                 }
+                (true, Phase::Ended { .. }) => {}
                 // It is being opened over another link of the same agent.
                 (false, Phase::Starting) => {}
                 (false, _) => {
@@ -140,7 +141,12 @@ impl Sessions {
             // It ended here first; the agent only says so.
             return Report::Taken;
         };
-        self.finish(held.id, &report.reason, &report.message).await;
+        match held.phase() {
+            Phase::Ending { reason } => self.finish(held.id, reason, "").await,
+            _ => {
+                self.finish(held.id, &report.reason, &report.message).await;
+            }
+        }
         Report::Taken
     }
 
