@@ -15,4 +15,5 @@ mod link_faults;
 mod odd_agents;
 mod restarts;
 mod slow_clients;
+mod store;
 mod tenants;

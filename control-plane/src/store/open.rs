@@ -71,13 +71,19 @@ impl Store {
     /// [`OpenError`], a line that says what is wrong.
     pub async fn open(url: &str, now: Timestamp) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
-        let store = if url.starts_with("sqlite:") {
+        let is_sqlite = url.starts_with("sqlite:");
+        let store = if is_sqlite {
             open_sqlite(url).await
         } else {
             open_postgres(url).await
         }
         .map_err(OpenError::Unreachable)?;
-        store.migrate().await?;
+        // Postgres is locked while it is migrated, `SQLite` is not: of two processes that
+        // start at once, the slower finds the faster one's table in its way, at most once
+        // for each migration, and then sees it done.
+        store
+            .migrate(if is_sqlite { MIGRATIONS.len() } else { 0 })
+            .await?;
         store
             .name_deployment(now)
             .await
@@ -85,7 +91,7 @@ impl Store {
         Ok(store)
     }
 
-    async fn migrate(&self) -> Result<(), OpenError> {
+    async fn migrate(&self, mut attempts_more: usize) -> Result<(), OpenError> {
         let known = MIGRATIONS
             .iter()
             .map(|(number, ..)| *number)
@@ -103,10 +109,16 @@ impl Store {
                 )
             })
             .collect();
-        match Migrator::with_migrations(migrations).run(&self.write).await {
-            Ok(()) => Ok(()),
-            Err(MigrateError::VersionMissing(found)) => Err(OpenError::Newer { found, known }),
-            Err(error) => Err(OpenError::Migration(error)),
+        let migrator = Migrator::with_migrations(migrations);
+        loop {
+            match migrator.run(&self.write).await {
+                Ok(()) => return Ok(()),
+                Err(MigrateError::VersionMissing(found)) => {
+                    return Err(OpenError::Newer { found, known });
+                }
+                Err(error) if attempts_more == 0 => return Err(OpenError::Migration(error)),
+                Err(_) => attempts_more -= 1,
+            }
         }
     }
 
