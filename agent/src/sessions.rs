@@ -315,3 +315,230 @@ impl Held {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use browserfleet_proto::action::{
+        Answer, BrowserKind, DialogPolicy, Execute, Script, Viewport,
+    };
+    use browserfleet_proto::ladder;
+    use browserfleet_proto::wire::outcome_from_wire;
+
+    use super::*;
+    use crate::browser::scripted::Scripted;
+
+    const EPOCH: u64 = 7;
+
+    /// An agent with scripted browsers, and what its link would carry.
+    struct Agent {
+        handle: Handle,
+        browsers: Scripted,
+        outbox: Arc<Outbox>,
+        _renewed: watch::Sender<Instant>,
+    }
+
+    impl Agent {
+        fn new() -> Self {
+            let browsers = Scripted::default();
+            let outbox = Arc::new(Outbox::default());
+            let (renewed, renewals) = watch::channel(Instant::now());
+            let handle = Handle::new(Surroundings {
+                launcher: Arc::new(browsers.clone()),
+                outbox: Arc::clone(&outbox),
+                may_be_lost: mpsc::channel(1).0,
+                deliverer: Deliverer::new(watch::channel(None).1),
+                renewed: renewals,
+                sessions_max: 2,
+            });
+            Self {
+                handle,
+                browsers,
+                outbox,
+                _renewed: renewed,
+            }
+        }
+
+        /// The next thing that the agent keeps for the control plane.
+        async fn says(&self) -> Body {
+            loop {
+                if let Some(first) = self.outbox.after(0, 1).into_iter().next() {
+                    self.outbox.acknowledge(first.sequence);
+                    return first.body.expect("it says something");
+                }
+                self.outbox.more().await;
+            }
+        }
+
+        async fn open(&self) -> SessionId {
+            let id = SessionId::new();
+            let options = SessionOptions {
+                browser: BrowserKind::Shell,
+                viewport: Viewport {
+                    width: 1,
+                    height: 1,
+                    scale: 1.0,
+                },
+                user_agent: String::new(),
+                locale: String::new(),
+                timezone: String::new(),
+                dialogs: DialogPolicy::Dismiss,
+            };
+            self.handle.open(OpenSession {
+                session_id: id.to_string(),
+                epoch: EPOCH,
+                options: Some((&options).into()),
+                timeout_ms: 1_000,
+            });
+            match self.says().await {
+                Body::SessionOpened(report) => {
+                    assert_eq!(report.rejection.map(|it| it.code), None);
+                    assert_eq!(report.session_id, id.to_string());
+                }
+                other => panic!("{other:?}"),
+            }
+            id
+        }
+
+        fn submit(&self, id: CommandId, session: SessionId, epoch: u64, script: &str) {
+            let action = Action::Execute(Execute {
+                script: Script::Expression(script.to_owned()),
+                await_promise: true,
+            });
+            self.handle.submit(Command {
+                command_id: id.to_string(),
+                session_id: session.to_string(),
+                epoch,
+                time_left_ms: 1_000,
+                action: Some((&action).into()),
+            });
+        }
+
+        /// The next outcome: how many actions were begun by then, or the rejection.
+        async fn outcome(&self) -> (CommandId, Result<usize, Code>) {
+            let Body::Settled(report) = self.says().await else {
+                panic!("not an outcome");
+            };
+            let outcome = report.outcome.expect("an outcome");
+            let value = match outcome_from_wire(outcome).expect("it can be read") {
+                Ok(Answer::Scrolled(to)) => Ok(to.x as usize),
+                Ok(other) => panic!("{other:?}"),
+                Err(rejection) => Err(rejection.code),
+            };
+            (report.command_id.parse().expect("an id"), value)
+        }
+
+        async fn asked(&self, session: SessionId, script: &str) -> Result<usize, Code> {
+            let id = CommandId::new();
+            self.submit(id, session, EPOCH, script);
+            let (settled, outcome) = self.outcome().await;
+            assert_eq!(settled, id);
+            outcome
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_command_is_told_again_and_not_run_again() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let id = CommandId::new();
+        for _ in 0..3 {
+            agent.submit(id, session, EPOCH, "1");
+            assert_eq!(agent.outcome().await, (id, Ok(1)));
+        }
+        assert_eq!(agent.browsers.begun.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_ends_its_own_session_only() {
+        let agent = Agent::new();
+        let (unlucky, other) = (agent.open().await, agent.open().await);
+        agent.submit(CommandId::new(), unlucky, EPOCH, "panic");
+        match agent.says().await {
+            Body::SessionEnded(report) => {
+                assert_eq!(report.session_id, unlucky.to_string());
+                assert_eq!(report.reason, "agent_error");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(agent.asked(other, "1").await, Ok(2));
+        assert_eq!(agent.asked(unlucky, "1").await, Err(Code::SessionGone));
+        agent.open().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_ends_a_command_and_not_its_session() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let started = Instant::now();
+        assert_eq!(
+            agent.asked(session, "wait").await,
+            Err(Code::CommandTimeout)
+        );
+        assert_eq!(started.elapsed(), Duration::from_secs(1));
+        assert_eq!(agent.asked(session, "1").await, Ok(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_and_can_be_taken_back() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let running = CommandId::new();
+        agent.submit(running, session, EPOCH, "wait");
+        tokio::task::yield_now().await;
+        let waiting = CommandId::new();
+        agent.submit(waiting, session, EPOCH, "1");
+        for id in [waiting, running] {
+            agent.handle.cancel(&Cancel {
+                command_id: id.to_string(),
+                session_id: session.to_string(),
+            });
+            assert_eq!(agent.outcome().await, (id, Err(Code::Cancelled)));
+        }
+        agent.submit(running, session, EPOCH, "wait");
+        assert_eq!(agent.outcome().await, (running, Err(Code::Cancelled)));
+
+        let many = 3 * SESSION_QUEUE_MAX;
+        for _ in 0..many {
+            agent.submit(CommandId::new(), session, EPOCH, "wait");
+        }
+        let mut busy = 0;
+        for _ in 0..many {
+            busy += usize::from(agent.outcome().await.1 == Err(Code::AgentBusy));
+        }
+        assert!(busy >= many - 2 * SESSION_QUEUE_MAX - 1, "{busy} of {many}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_lease_or_none_runs_nothing() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let former = CommandId::new();
+        agent.submit(former, session, EPOCH - 1, "1");
+        assert_eq!(agent.outcome().await, (former, Err(Code::NotLeased)));
+        tokio::time::advance(ladder::STOP_WORK).await;
+        assert_eq!(agent.asked(session, "1").await, Err(Code::NotLeased));
+        assert_eq!(agent.browsers.begun.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_session_settles_what_waits_and_closes_its_browser() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let (running, waiting) = (CommandId::new(), CommandId::new());
+        agent.submit(running, session, EPOCH, "wait");
+        agent.submit(waiting, session, EPOCH, "1");
+        tokio::task::yield_now().await;
+        agent.handle.end(&EndSession {
+            session_id: session.to_string(),
+            epoch: EPOCH,
+        });
+        for id in [running, waiting] {
+            assert_eq!(agent.outcome().await, (id, Err(Code::SessionGone)));
+        }
+        assert!(matches!(agent.says().await, Body::SessionEnded(it) if it.reason == "ended"));
+        agent.handle.gone().await;
+        assert_eq!(agent.browsers.closed.load(Ordering::SeqCst), 1);
+    }
+}

@@ -9,6 +9,8 @@ pub mod launcher;
 mod page;
 mod process;
 mod running;
+#[cfg(test)]
+pub mod scripted;
 mod setup;
 mod tabs;
 

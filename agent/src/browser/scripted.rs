@@ -1,0 +1,78 @@
+//! A browser that does what its script says: the text of an `execute` is the script.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use browserfleet_proto::action::{Action, Answer, Code, Point, Rejection, Script, SessionOptions};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Browser, Launcher, Notice, Performed};
+
+/// What all scripted browsers of one launcher did.
+#[derive(Debug, Clone, Default)]
+pub struct Scripted {
+    /// Actions that were begun.
+    pub begun: Arc<AtomicUsize>,
+    /// Browsers that were closed.
+    pub closed: Arc<AtomicUsize>,
+}
+
+struct Running {
+    all: Scripted,
+    /// Open as long as the browser is.
+    notices: Option<mpsc::Receiver<Notice>>,
+    _told: mpsc::Sender<Notice>,
+}
+
+impl Launcher for Scripted {
+    fn launch<'a>(
+        &'a self,
+        _: &'a SessionOptions,
+        _: Instant,
+    ) -> BoxFuture<'a, Result<Box<dyn Browser>, Rejection>> {
+        let (told, notices) = mpsc::channel(1);
+        let browser = Running {
+            all: self.clone(),
+            notices: Some(notices),
+            _told: told,
+        };
+        async move { Ok(Box::new(browser) as Box<dyn Browser>) }.boxed()
+    }
+}
+
+impl Browser for Running {
+    fn version(&self) -> &'static str {
+        "Scripted/1"
+    }
+
+    fn act<'a>(&'a mut self, action: &'a Action, _: Instant) -> BoxFuture<'a, Performed> {
+        let begun = self.all.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            let Action::Execute(execute) = action else {
+                return Err(Rejection::new(Code::BrowserError, "only scripts")).into();
+            };
+            match &execute.script {
+                Script::Expression(text) if text == "panic" => panic!("as the script says"),
+                Script::Expression(text) if text == "wait" => std::future::pending().await,
+                _ => Ok(Answer::Scrolled(Point {
+                    x: begun as f64,
+                    y: 0.0,
+                }))
+                .into(),
+            }
+        }
+        .boxed()
+    }
+
+    fn notices(&mut self) -> mpsc::Receiver<Notice> {
+        self.notices.take().expect("taken once")
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.all.closed.fetch_add(1, Ordering::SeqCst);
+        async {}.boxed()
+    }
+}
