@@ -70,3 +70,19 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no text)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_task_and_is_counted_out() {
+        let tasks = Tasks::default();
+        let panicked = tasks.spawn("panics", async { panic!("as the test says") });
+        let fine = tasks.spawn("fine", async { 1 });
+        assert!(matches!(panicked.await, Ok(None::<()>)));
+        assert!(matches!(fine.await, Ok(Some(1))));
+        tasks.ended().await;
+        assert_eq!(tasks.count(), 0);
+    }
+}

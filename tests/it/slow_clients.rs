@@ -1,11 +1,15 @@
 //! Clients that are slow, or send too much, cost nobody else anything.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use browserfleet_tests::world::World;
+use browserfleet_tests::world::{Plan, World};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const MANY: usize = 300;
 /// The header deadline, with room for a busy machine.
@@ -78,4 +82,109 @@ async fn too_much_is_refused_before_it_is_read() {
     let huge = b"POST /api/auth/login HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1073741824\r\n\r\n{";
     assert!(answer(&world, huge).await.contains("413"));
     world.stop().await;
+}
+
+/// The body deadline, with room for a busy machine.
+const BODY_CUT_WITHIN: Duration = Duration::from_secs(35);
+
+#[tokio::test]
+async fn bodies_that_never_end_are_cut_and_others_are_served() {
+    let world = World::new().await.unwrap();
+    let started = Instant::now();
+    let mut slow = Vec::new();
+    for _ in 0..MANY {
+        let mut socket = TcpStream::connect(world.api.trim_start_matches("http://"))
+            .await
+            .unwrap();
+        socket
+            .write_all(
+                b"POST /api/auth/login HTTP/1.1\r\nhost: a\r\n\
+                  content-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+            )
+            .await
+            .unwrap();
+        slow.push(socket);
+    }
+    let asked = Instant::now();
+    world.administrator().await;
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    for mut socket in slow {
+        let mut rest = Vec::new();
+        let cut = timeout(
+            BODY_CUT_WITHIN.saturating_sub(started.elapsed()),
+            socket.read_to_end(&mut rest),
+        )
+        .await;
+        assert!(cut.is_ok(), "a slow client was not cut");
+        let said = String::from_utf8_lossy(&rest);
+        assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn handshakes_that_never_end_are_cut_and_others_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let world = Plan::default()
+        .with("TLS_CERT", certificate.display())
+        .with("TLS_KEY", key.display())
+        .start()
+        .await
+        .unwrap();
+    let address = world.api.trim_start_matches("https://").to_owned();
+    // The port for agents has the same accept loop and the same promise.
+    for address in [address.clone(), world.agents.to_string()] {
+        let started = Instant::now();
+        let mut slow = Vec::new();
+        for index in 0..MANY {
+            let mut socket = TcpStream::connect(&address).await.unwrap();
+            let begun: &[u8] = match index % 3 {
+                0 => b"",
+                // The first bytes of a handshake.
+                1 => &[0x16, 0x03, 0x01, 0x02, 0x00],
+                _ => b"GET / HTTP/1.1\r\n\r\n",
+            };
+            drop(socket.write_all(begun).await);
+            slow.push(socket);
+        }
+        let asked = Instant::now();
+        assert_eq!(status_over_tls(&world, made.cert.der().clone()).await, 200);
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        for mut socket in slow {
+            let mut rest = Vec::new();
+            let cut = timeout(
+                CUT_WITHIN.saturating_sub(started.elapsed()),
+                socket.read_to_end(&mut rest),
+            )
+            .await;
+            assert!(cut.is_ok(), "a slow client was not cut");
+        }
+    }
+    world.stop().await;
+}
+
+async fn status_over_tls(world: &World, trusted: CertificateDer<'static>) -> u16 {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let socket = TcpStream::connect(world.api.trim_start_matches("https://"))
+        .await
+        .unwrap();
+    let mut socket = TlsConnector::from(Arc::new(config))
+        .connect("localhost".try_into().unwrap(), socket)
+        .await
+        .unwrap();
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).await.unwrap();
+    reply[9..12].parse().unwrap()
 }

@@ -92,3 +92,41 @@ async fn with_request_id(response: Response, id: RequestId) -> Response {
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, text.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn panicking() -> &'static str {
+        panic!("as the test says")
+    }
+
+    async fn ask(router: &Router, path: &str) -> (u16, serde_json::Value) {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        assert!(response.headers().contains_key("x-request-id"));
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body");
+        let body = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+        (status, body)
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing_and_hurts_nobody_else() {
+        let router = Router::new()
+            .route("/panic", get(panicking))
+            .route("/fine", get(|| async { "1" }))
+            .layer(from_fn(around));
+        let (status, body) = ask(&router, "/panic").await;
+        assert_eq!((status, &body["code"]), (500, &"internal".into()));
+        assert!(body["request_id"].is_string());
+        assert!(!body.to_string().contains("as the test says"), "{body}");
+        assert_eq!(ask(&router, "/fine").await, (200, 1.into()));
+    }
+}
