@@ -42,7 +42,7 @@ pub const SETTLE_GRACE: Duration = Duration::from_secs(2);
 pub const RECONNECT_MIN: Duration = Duration::from_millis(500);
 /// Longest wait of an agent before it dials again.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// How long a link must hold before the agent forgets its earlier failures.
+/// How long a link must hold before the agent forgets all earlier failures.
 pub const RECONNECT_STABLE: Duration = Duration::from_secs(60);
 
 /// Life of an agent's certificate. It is renewed at two thirds.

@@ -171,7 +171,8 @@ impl Caller {
 /// A session that a caller holds.
 #[derive(Debug, Clone)]
 pub struct Session {
-    caller: Caller,
+    /// Who opened it.
+    pub caller: Caller,
     /// Its id.
     pub id: String,
 }

@@ -82,7 +82,14 @@ pub async fn run(
                 reason,
                 retry_after,
             } => {
-                let wait = backoff.after(dialed.elapsed(), rand::random(), retry_after);
+                // The lease is renewed by a Welcome.
+                let was_up = *shared.renewed.borrow() >= dialed;
+                let held = if was_up {
+                    dialed.elapsed()
+                } else {
+                    Duration::ZERO
+                };
+                let wait = backoff.after(held, rand::random(), retry_after);
                 tracing::warn!(
                     reason,
                     wait_ms = wait.as_millis(),
