@@ -10,6 +10,7 @@ mod commands;
 mod databases;
 mod dialogs;
 mod first_browser;
+mod hostile_pages;
 mod layers;
 mod link_faults;
 mod odd_agents;

@@ -133,6 +133,7 @@ async fn serve(mut socket: TcpStream, counted: Arc<AtomicU64>) {
         "/tall" => page("Tall", "<div style='height: 1000000px'></div>"),
         "/silent" => return std::future::pending().await,
         "/password" => "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+        "/worker.js" => "HTTP/1.1 200 OK\r\ncontent-type: text/javascript\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         _ => html("404 Not Found", "<title>Nothing</title>"),
     };
     // Whoever asked may be gone.
