@@ -462,3 +462,36 @@ async fn a_browser_that_cannot_start_says_why() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
+
+#[tokio::test]
+async fn a_spare_that_hangs_costs_seconds_and_is_replaced() {
+    let mut stage = Stage::new();
+    stage.launcher = ChromeLauncher::start(Settings {
+        executable: None,
+        folder: stage.folder.path().to_owned(),
+        spares: 1,
+    })
+    .unwrap();
+    let latest = Instant::now() + Duration::from_secs(10);
+    while stage.launcher.spares() == 0 {
+        assert!(Instant::now() < latest, "no spare was launched");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let hung = stage.main_processes();
+    for process in &hung {
+        let process = nix::unistd::Pid::from_raw(*process);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+    let asked = Instant::now();
+    let mut browser = stage.browser(options()).await;
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert_eq!(value(&mut *browser, "1 + 1").await, "number 2");
+    browser.close().await;
+    let left = stage.main_processes();
+    assert!(
+        left.iter().all(|it| !hung.contains(it)),
+        "the hung one is left"
+    );
+    stage.launcher.stop().await;
+    assert_eq!(stage.leftovers(), 0);
+}

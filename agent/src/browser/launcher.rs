@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use browserfleet_proto::action::{BrowserKind, Rejection, SessionOptions};
+use browserfleet_proto::action::{BrowserKind, Code, Rejection, SessionOptions};
 use browserfleet_proto::limits::LAUNCH_TIMEOUT;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::chrome::Chrome;
+use super::executable::Executable;
 use super::process::sweep;
 use super::running::Running;
 use super::{Browser, Launcher};
@@ -20,6 +21,10 @@ use crate::tasks;
 
 /// Pause after a spare that could not be launched.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a spare may take to become a session's browser, a thousand times what it
+/// takes; one that does not is hung, and a launch still fits the session's deadline.
+const SPARE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How browsers are launched.
 #[derive(Debug, Clone)]
@@ -96,19 +101,36 @@ impl Launcher for ChromeLauncher {
         deadline: Instant,
     ) -> BoxFuture<'a, Result<Box<dyn Browser>, Rejection>> {
         async move {
-            let running = match self.pool.take(options.browser) {
-                Some(spare) => spare,
-                None => {
-                    let Settings {
-                        executable, folder, ..
-                    } = &self.pool.settings;
-                    start(options.browser, executable.as_deref(), folder, deadline).await?
+            if let Some(spare) = self.pool.take(options.browser) {
+                let soon = deadline.min(Instant::now() + SPARE_ANSWERS_WITHIN);
+                match Chrome::new(spare, options, soon).await {
+                    Err(rejection) if rejection.code == Code::LaunchFailed => {
+                        let reason = rejection.message;
+                        tracing::warn!(reason, "a spare browser was of no use; launching another");
+                    }
+                    other => return other.map(|it| Box::new(it) as Box<dyn Browser>),
                 }
-            };
+            }
+            let Settings {
+                executable, folder, ..
+            } = &self.pool.settings;
+            let running = start(options.browser, executable.as_deref(), folder, deadline).await?;
             let chrome = Chrome::new(running, options, deadline).await?;
             Ok(Box::new(chrome) as Box<dyn Browser>)
         }
         .boxed()
+    }
+
+    fn kinds(&self) -> Vec<BrowserKind> {
+        let configured = self.pool.settings.executable.as_deref();
+        [BrowserKind::Shell, BrowserKind::Full]
+            .into_iter()
+            .filter(|kind| Executable::find(*kind, configured).is_ok())
+            .collect()
+    }
+
+    fn spares(&self) -> usize {
+        self.pool.spares().ready.len()
     }
 }
 

@@ -16,7 +16,7 @@ mod tabs;
 
 use std::fmt;
 
-use browserfleet_proto::action::{Action, Outcome, Rejection, SessionOptions};
+use browserfleet_proto::action::{Action, BrowserKind, Outcome, Rejection, SessionOptions};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -111,4 +111,10 @@ pub trait Launcher: Send + Sync {
         options: &'a SessionOptions,
         deadline: Instant,
     ) -> BoxFuture<'a, Result<Box<dyn Browser>, Rejection>>;
+
+    /// What it can start.
+    fn kinds(&self) -> Vec<BrowserKind>;
+
+    /// Browsers that are launched and have no session yet.
+    fn spares(&self) -> usize;
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use browserfleet_proto::action::{Action, Answer, Code, Point, Rejection, Script, SessionOptions};
+use browserfleet_proto::action::{
+    Action, Answer, BrowserKind, Code, Point, Rejection, Script, SessionOptions,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -40,6 +42,14 @@ impl Launcher for Scripted {
             _told: told,
         };
         async move { Ok(Box::new(browser) as Box<dyn Browser>) }.boxed()
+    }
+
+    fn kinds(&self) -> Vec<BrowserKind> {
+        vec![BrowserKind::Shell]
+    }
+
+    fn spares(&self) -> usize {
+        0
     }
 }
 

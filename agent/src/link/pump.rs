@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use browserfleet_proto::PROTOCOL_VERSION;
+use browserfleet_proto::action::BrowserKind;
 use browserfleet_proto::agent::v1::from_agent::Body as Said;
 use browserfleet_proto::agent::v1::link_service_client::LinkServiceClient;
 use browserfleet_proto::agent::v1::to_agent::Body;
@@ -89,11 +90,19 @@ fn hello(shared: &Shared) -> FromAgent {
             protocol_version: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: shared.boot.to_string(),
-            capabilities: Vec::new(),
+            capabilities: shared.launcher.kinds().iter().map(capability).collect(),
             held_sessions: shared.sessions.held(),
             acknowledged_sequence: shared.outbox.acknowledged(),
             sessions_max: shared.sessions_max,
         })),
+    }
+}
+
+/// As a Hello names it.
+fn capability(kind: &BrowserKind) -> String {
+    match kind {
+        BrowserKind::Shell => "browser.shell".to_owned(),
+        BrowserKind::Full => "browser.full".to_owned(),
     }
 }
 
@@ -185,13 +194,14 @@ impl Pump<'_> {
     fn beat(&mut self) {
         self.number += 1;
         let load = load::now();
-        let sessions = u32::try_from(self.shared.sessions.held().len()).unwrap_or(u32::MAX);
+        let sessions = self.shared.sessions.held().len();
+        let browsers = sessions + self.shared.launcher.spares();
         self.send(FromAgent {
             sequence: 0,
             body: Some(Said::Heartbeat(Heartbeat {
                 number: self.number,
-                sessions,
-                browsers: sessions,
+                sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
+                browsers: u32::try_from(browsers).unwrap_or(u32::MAX),
                 load_percent: load.load_percent,
                 memory_available_bytes: load.memory_available_bytes,
                 disk_available_bytes: load.disk_available_bytes,

@@ -83,7 +83,7 @@ impl LinkService for LinkAdapter {
             .arrived(instance)
             .await
             .map_err(|error| status_of(&error))?;
-        tracing::info!(instance.id = %instance, link.id = %link.id, sessions = kept.len(), "link up");
+        tracing::info!(instance.id = %instance, link.id = %link.id, sessions = kept.len(), can = hello.capabilities.join(" "), "link up");
         let farewell = Farewell::default();
         let pump = Pump {
             api: self.api.clone(),
