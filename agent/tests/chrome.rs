@@ -1,6 +1,7 @@
 //! The browser alone, with real Chrome and no control plane.
 #![expect(clippy::unwrap_used, reason = "a test fails where it expects")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -440,8 +441,13 @@ async fn a_killed_browser_says_so_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_browser_that_cannot_start_says_why() {
+    let programs = TempDir::new().unwrap();
+    let hangs = programs.path().join("hangs");
+    std::fs::write(&hangs, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    std::fs::set_permissions(&hangs, PermissionsExt::from_mode(0o755)).unwrap();
     for (executable, words) in [
         ("/no/such/browser", "/no/such/browser"),
+        (hangs.to_str().unwrap(), "it did not answer in time"),
         ("/bin/false", "exit status: 1"),
         ("/bin/cat", "exit status: 1"),
     ] {
@@ -494,4 +500,62 @@ async fn a_spare_that_hangs_costs_seconds_and_is_replaced() {
     );
     stage.launcher.stop().await;
     assert_eq!(stage.leftovers(), 0);
+}
+
+/// A file system of so many bytes, for as long as it is there.
+struct Volume(TempDir);
+
+impl Volume {
+    /// `None`: mounting is not allowed here.
+    fn of(bytes: u32) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(folder.path())
+            .status();
+        mounted.is_ok_and(|it| it.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+        assert!(unmounted.is_ok_and(|it| it.success()));
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_in_time_and_leaves_nothing() {
+    let Some(volume) = Volume::of(16 * 1024) else {
+        eprintln!("skipped: only root may mount a small file system");
+        return;
+    };
+    let filler = volume.0.path().join("filler");
+    drop(std::fs::write(filler, vec![0; 32 * 1024]));
+    let launcher = ChromeLauncher::start(Settings {
+        executable: None,
+        folder: volume.0.path().join("browsers"),
+        spares: 0,
+    });
+    if let Ok(launcher) = launcher {
+        let asked = Instant::now();
+        let deadline = asked + Duration::from_secs(15);
+        let options = options();
+        let launched = launcher.launch(&options, deadline).await;
+        assert!(asked.elapsed() < Duration::from_secs(16));
+        match launched {
+            Err(rejection) => assert_eq!(rejection.code, Code::LaunchFailed),
+            // Some versions of Chrome run without a profile; then it has to work.
+            Ok(mut browser) => {
+                assert_eq!(value(&mut *browser, "1 + 1").await, "number 2");
+                browser.close().await;
+            }
+        }
+        launcher.stop().await;
+    }
+    let folder = volume.0.path().to_string_lossy().into_owned();
+    let left = all_processes().iter().any(|it| it.2.contains(&folder));
+    assert!(!left, "a process is left");
 }
