@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use browserfleet_proto::agent::v1::{self, to_agent::Body};
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::ladder;
 
@@ -235,6 +236,12 @@ impl Fleet {
     }
 
     async fn end_machine(&self, instance: InstanceId) -> Result<(), Error> {
+        // What reaches the agent before its machine's end opens nothing any more.
+        let reason = "the instance is being ended".to_owned();
+        let drain = Body::Drain(v1::Drain { reason });
+        if let Err(error) = self.relay.say(instance, drain) {
+            tracing::debug!(instance.id = %instance, %error, "could not drain an agent");
+        }
         self.provider
             .terminate(instance)
             .await
