@@ -31,6 +31,15 @@ async fn answer(world: &World, request: &[u8]) -> String {
         .to_owned()
 }
 
+/// What a slow client is told before it is cut, which is by then.
+async fn cut_by(mut socket: TcpStream, latest: Instant) -> String {
+    let mut rest = Vec::new();
+    let patience = latest.saturating_duration_since(Instant::now());
+    let cut = timeout(patience, socket.read_to_end(&mut rest)).await;
+    assert!(cut.is_ok(), "a slow client was not cut");
+    String::from_utf8_lossy(&rest).into_owned()
+}
+
 #[tokio::test]
 async fn headers_that_never_end_are_cut_and_others_are_served() {
     let world = World::new().await.unwrap();
@@ -48,14 +57,8 @@ async fn headers_that_never_end_are_cut_and_others_are_served() {
     let started = Instant::now();
     assert_eq!(world.nobody().get("/healthz").await.status, 200);
     assert!(started.elapsed() < Duration::from_secs(1));
-    for mut socket in slow {
-        let mut rest = Vec::new();
-        let cut = timeout(
-            CUT_WITHIN.saturating_sub(started.elapsed()),
-            socket.read_to_end(&mut rest),
-        )
-        .await;
-        assert!(cut.is_ok(), "a slow client was not cut");
+    for socket in slow {
+        cut_by(socket, started + CUT_WITHIN).await;
     }
     world.stop().await;
 }
@@ -108,15 +111,8 @@ async fn bodies_that_never_end_are_cut_and_others_are_served() {
     let asked = Instant::now();
     world.administrator().await;
     assert!(asked.elapsed() < Duration::from_secs(2));
-    for mut socket in slow {
-        let mut rest = Vec::new();
-        let cut = timeout(
-            BODY_CUT_WITHIN.saturating_sub(started.elapsed()),
-            socket.read_to_end(&mut rest),
-        )
-        .await;
-        assert!(cut.is_ok(), "a slow client was not cut");
-        let said = String::from_utf8_lossy(&rest);
+    for socket in slow {
+        let said = cut_by(socket, started + BODY_CUT_WITHIN).await;
         assert!(said.starts_with("HTTP/1.1 408"), "{said}");
     }
     world.stop().await;
@@ -154,14 +150,8 @@ async fn handshakes_that_never_end_are_cut_and_others_are_served() {
         let asked = Instant::now();
         assert_eq!(status_over_tls(&world, made.cert.der().clone()).await, 200);
         assert!(asked.elapsed() < Duration::from_secs(1));
-        for mut socket in slow {
-            let mut rest = Vec::new();
-            let cut = timeout(
-                CUT_WITHIN.saturating_sub(started.elapsed()),
-                socket.read_to_end(&mut rest),
-            )
-            .await;
-            assert!(cut.is_ok(), "a slow client was not cut");
+        for socket in slow {
+            cut_by(socket, started + CUT_WITHIN).await;
         }
     }
     world.stop().await;
