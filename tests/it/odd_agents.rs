@@ -101,8 +101,13 @@ async fn what_is_not_an_agents_to_report_is_dropped_and_then_its_link_is() {
     if !is_first {
         std::mem::swap(&mut honest, &mut odd);
     }
+    let own = opened_over(&mut odd, &world.user("bob").await).await;
     let asked = executing(&session, 8_000);
     let command = honest.command().await.unwrap();
+    // In the name of a session that it does hold.
+    odd.report(forged(&command.command_id, &own.id, 1))
+        .await
+        .unwrap();
     let another_agents = forged(&command.command_id, &command.session_id, command.epoch);
     odd.report(another_agents).await.unwrap();
     let ended = SessionEnded {
@@ -137,6 +142,8 @@ async fn what_is_not_an_agents_to_report_is_dropped_and_then_its_link_is() {
     honest.report(executed(&command, "\"real\"")).await.unwrap();
     let answered = asked.await.unwrap();
     assert_eq!(answered.ok()["value"], "real");
+    let row = &session.commands().await[0];
+    assert!(row["result"].to_string().contains("real"), "{row}");
     assert_eq!(session.show().await["status"], "live");
     assert!(world.log().contains("not this agent's to make"));
     let serving = serving(honest, "1");

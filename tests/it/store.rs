@@ -115,9 +115,10 @@ fn admitted(id: CommandId, session: SessionId) -> Entry {
     }
 }
 
-fn settled(id: CommandId, status: CommandStatus) -> Entry {
+fn settled(id: CommandId, session: SessionId, status: CommandStatus) -> Entry {
     Entry::Settled {
         id,
+        session,
         status,
         result: Some("1".into()),
         error_code: None,
@@ -179,11 +180,12 @@ async fn many_writers_find_the_database_free() {
                 for _ in 0..WRITES / WRITERS / 4 {
                     let id = CommandId::new();
                     store.append_history(&[admitted(id, session.id)]).await?;
-                    let both = [
-                        settled(id, CommandStatus::Ok),
-                        settled(id, CommandStatus::Unknown),
+                    let all = [
+                        settled(id, SessionId::new(), CommandStatus::Error),
+                        settled(id, session.id, CommandStatus::Ok),
+                        settled(id, session.id, CommandStatus::Unknown),
                     ];
-                    store.append_history(&both).await?;
+                    store.append_history(&all).await?;
                     store.extend_session(session.id, NOW).await?;
                     store.session(session.id).await?;
                 }
@@ -194,7 +196,11 @@ async fn many_writers_find_the_database_free() {
         });
         for last in try_join_all(writers).await.unwrap() {
             let last = last.unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!(last, CommandStatus::Ok, "the first outcome counts");
+            assert_eq!(
+                last,
+                CommandStatus::Ok,
+                "its session's first outcome counts"
+            );
         }
         store.close().await;
     }

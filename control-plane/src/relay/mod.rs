@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use links::{Attached, Contact, Link, Newcomer};
 pub use media::{Oversize, Picture};
 pub use outgoing::Outgoing;
-pub use pending::{Final, Settled, Waiting};
+pub use pending::{Claimed, Final, Settled, Waiting};
 
 use browserfleet_proto::agent::v1::{ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
@@ -132,8 +132,8 @@ impl Relay {
     }
 
     /// Gives a command its final outcome. `false`: nobody waits for it here.
-    pub fn settle(&self, command: CommandId, instance: InstanceId, settled: Settled) -> bool {
-        self.pending.settle(command, instance, settled)
+    pub fn settle(&self, claimed: Claimed, settled: Settled) -> bool {
+        self.pending.settle(claimed, settled)
     }
 
     /// Ends what is under way on a session that is gone: sent commands have an
@@ -142,21 +142,21 @@ impl Relay {
         self.pending.lose(session);
     }
 
-    /// Whether somebody waits for this command of this instance.
-    pub fn is_pending(&self, command: CommandId, instance: InstanceId) -> bool {
-        self.pending.is_pending(command, instance)
+    /// Whether somebody waits for it.
+    pub fn is_pending(&self, claimed: Claimed) -> bool {
+        self.pending.is_pending(claimed)
     }
 
     /// Keeps a picture until its outcome comes, if somebody waits for it.
     ///
     /// # Errors
     /// [`Oversize`] where the control plane holds too many bytes already.
-    pub fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
-        self.pending.park(command, picture)
+    pub fn park(&self, claimed: Claimed, picture: Picture) -> Result<(), Oversize> {
+        self.pending.park(claimed, picture)
     }
 
     /// The picture that came ahead of an outcome.
-    pub fn parked(&self, command: CommandId) -> Option<Picture> {
-        self.pending.parked(command)
+    pub fn parked(&self, claimed: Claimed) -> Option<Picture> {
+        self.pending.parked(claimed)
     }
 }

@@ -26,6 +26,18 @@ pub struct Settled {
     pub written: Option<Ticket>,
 }
 
+/// A command as an agent names it. It counts only if it is of that session, and the
+/// session of that agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimed {
+    /// The command.
+    pub command: CommandId,
+    /// Whose browser, as the agent says.
+    pub session: SessionId,
+    /// Who says so, as its certificate says.
+    pub instance: InstanceId,
+}
+
 /// How a command ended, as far as can be known. Exactly one for each.
 #[derive(Debug)]
 pub enum Final {
@@ -46,6 +58,12 @@ struct Entry {
     /// Came ahead of its outcome, and goes with whoever waits for it.
     picture: Option<Picture>,
     reply: oneshot::Sender<Final>,
+}
+
+impl Entry {
+    fn is(&self, claimed: Claimed) -> bool {
+        self.instance == claimed.instance && self.command.session == claimed.session
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,43 +169,39 @@ impl PendingCommands {
         }
     }
 
-    pub(super) fn is_pending(&self, command: CommandId, instance: InstanceId) -> bool {
+    pub(super) fn is_pending(&self, claimed: Claimed) -> bool {
         self.entries()
-            .get(&command)
-            .is_some_and(|entry| entry.instance == instance)
+            .get(&claimed.command)
+            .is_some_and(|entry| entry.is(claimed))
     }
 
     /// Keeps a picture until its command's outcome comes, if somebody waits for it.
-    pub(super) fn park(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
+    pub(super) fn park(&self, claimed: Claimed, picture: Picture) -> Result<(), Oversize> {
         let mut entries = self.entries();
         let held: usize = entries
             .values()
             .filter_map(|it| it.picture.as_ref())
             .map(Picture::len)
             .sum();
+        let entry = entries.get_mut(&claimed.command);
+        let Some(entry) = entry.filter(|entry| entry.is(claimed)) else {
+            return Ok(());
+        };
         if held + picture.len() > PARKED_BYTES_MAX {
             return Err(Oversize);
         }
-        if let Some(entry) = entries.get_mut(&command) {
-            entry.picture = Some(picture);
-        }
+        entry.picture = Some(picture);
         Ok(())
     }
 
-    pub(super) fn parked(&self, command: CommandId) -> Option<Picture> {
-        self.entries().get_mut(&command)?.picture.take()
+    pub(super) fn parked(&self, claimed: Claimed) -> Option<Picture> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(&claimed.command)?;
+        entry.is(claimed).then(|| entry.picture.take()).flatten()
     }
 
-    pub(super) fn settle(
-        &self,
-        command: CommandId,
-        instance: InstanceId,
-        settled: Settled,
-    ) -> bool {
-        if !self.is_pending(command, instance) {
-            return false;
-        }
-        self.finish(command, Final::Settled(settled))
+    pub(super) fn settle(&self, claimed: Claimed, settled: Settled) -> bool {
+        self.is_pending(claimed) && self.finish(claimed.command, Final::Settled(settled))
     }
 
     pub(super) fn lose(&self, session: SessionId) {
@@ -239,26 +253,34 @@ mod tests {
     fn a_picture_goes_with_whoever_waited_for_it() {
         let pending = Arc::new(PendingCommands::default());
         let largest = bytes::Bytes::from(vec![0; PARKED_BYTES_MAX / 4]);
-        for _ in 0..8 {
+        let wait = || {
             let command = command();
-            let waiting = pending.admit(&command, InstanceId::new(), BootId::new());
-            let parked = pending.park(command.id, Picture::from(largest.clone()));
-            assert!(parked.is_ok(), "nobody else's picture is held");
+            let claimed = Claimed {
+                command: command.id,
+                session: command.session,
+                instance: InstanceId::new(),
+            };
+            let waiting = pending.admit(&command, claimed.instance, BootId::new());
+            (claimed, waiting)
+        };
+        let park = |claimed| pending.park(claimed, Picture::from(largest.clone()));
+        for _ in 0..8 {
+            let (claimed, waiting) = wait();
+            assert!(park(claimed).is_ok(), "nobody else's picture is held");
+            let another = Claimed {
+                instance: InstanceId::new(),
+                ..claimed
+            };
+            assert!(pending.parked(another).is_none());
             drop(waiting);
-            assert!(pending.parked(command.id).is_none());
+            assert!(pending.parked(claimed).is_none());
         }
-        let waiting: Vec<Waiting> = (0..4)
-            .map(|_| {
-                let command = command();
-                let waiting = pending.admit(&command, InstanceId::new(), BootId::new());
-                let parked = pending.park(command.id, Picture::from(largest.clone()));
-                assert!(parked.is_ok());
-                waiting
-            })
-            .collect();
-        let one_more = pending.park(CommandId::new(), Picture::from(largest));
-        assert_eq!(one_more, Err(Oversize));
-        drop(waiting);
+        let held: Vec<_> = (0..4).map(|_| wait()).collect();
+        assert!(held.iter().all(|(claimed, _)| park(*claimed).is_ok()));
+        let (one_more, _waiting) = wait();
+        assert_eq!(park(one_more), Err(Oversize));
+        assert!(pending.parked(held[0].0).is_some());
+        assert!(park(one_more).is_ok());
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -334,7 +356,12 @@ mod tests {
                             picture: None,
                             written: None,
                         };
-                        let took = pending.settle(ids[it], instances[by], settled);
+                        let claimed = Claimed {
+                            command: ids[it],
+                            session: sessions[it % 2],
+                            instance: instances[by],
+                        };
+                        let took = pending.settle(claimed, settled);
                         let open = matches!(model[it], Known::Queued | Known::Sent);
                         prop_assert_eq!(took, open && by == it % 2);
                         if took {

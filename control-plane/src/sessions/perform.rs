@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use browserfleet_proto::action::{self, Action, Answer, Code, Rejection};
-use browserfleet_proto::ids::CommandId;
+use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ impl Sessions {
                 written: Some(ticket),
                 ..
             })) => *ticket,
-            other => self.append(settled_entry(command, other)).await?,
+            other => self.append(settled_entry(command, held.id, other)).await?,
         };
         let latest = deadline + ladder::SETTLE_GRACE;
         match tokio::time::timeout_at(latest, self.ledger.durable(ticket)).await {
@@ -165,19 +165,20 @@ fn params_of(action: &Action) -> String {
     serde_json::to_string(action).unwrap_or_else(|_| "null".into())
 }
 
-fn settled_entry(command: CommandId, outcome: &Outcome) -> Entry {
+fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> Entry {
     match outcome {
         Outcome::Refused(_) | Outcome::Final(Final::NotSent) => {
-            without_answer(command, Status::NotSent)
+            without_answer(command, session, Status::NotSent)
         }
-        Outcome::Final(Final::Unknown) => without_answer(command, Status::Unknown),
-        Outcome::Final(Final::Settled(settled)) => answered(command, &settled.outcome),
+        Outcome::Final(Final::Unknown) => without_answer(command, session, Status::Unknown),
+        Outcome::Final(Final::Settled(settled)) => answered(command, session, &settled.outcome),
     }
 }
 
-pub(super) fn without_answer(command: CommandId, status: Status) -> Entry {
+fn without_answer(command: CommandId, session: SessionId, status: Status) -> Entry {
     Entry::Settled {
         id: command,
+        session,
         status,
         result: None,
         error_code: None,
@@ -187,11 +188,12 @@ pub(super) fn without_answer(command: CommandId, status: Status) -> Entry {
 }
 
 /// The history's line for an answer.
-pub(super) fn answered(command: CommandId, outcome: &action::Outcome) -> Entry {
+pub(super) fn answered(command: CommandId, session: SessionId, outcome: &action::Outcome) -> Entry {
     let at = clock::now();
     match outcome {
         Ok(answer) => Entry::Settled {
             id: command,
+            session,
             status: Status::Ok,
             result: serde_json::to_string(answer).ok(),
             error_code: None,
@@ -200,6 +202,7 @@ pub(super) fn answered(command: CommandId, outcome: &action::Outcome) -> Entry {
         },
         Err(rejection) => Entry::Settled {
             id: command,
+            session,
             status: match rejection.code {
                 Code::CommandTimeout | Code::NavigationTimeout => Status::Timeout,
                 Code::Cancelled => Status::Cancelled,

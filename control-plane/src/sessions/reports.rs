@@ -16,7 +16,7 @@ use crate::clock;
 use crate::domain::command::Ticket;
 use crate::domain::session::Status;
 use crate::error::Error;
-use crate::relay::{Attached, Link, Newcomer, Oversize, Picture, Settled};
+use crate::relay::{Attached, Claimed, Link, Newcomer, Oversize, Picture, Settled};
 
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,31 +152,42 @@ impl Sessions {
 
     /// A command's outcome.
     pub async fn settled(&self, instance: InstanceId, report: v1::Settled) -> Report {
-        let Ok(command) = report.command_id.parse::<CommandId>() else {
+        let (Ok(command), Ok(session)) = (
+            report.command_id.parse::<CommandId>(),
+            report.session_id.parse::<SessionId>(),
+        ) else {
             return Report::Strange;
         };
-        let parked = self.relay.parked(command);
-        let session = self.reported(instance, &report.session_id, report.epoch);
-        if session.is_none() && !self.relay.is_pending(command, instance) {
-            return Report::Strange;
-        }
+        let claimed = Claimed {
+            command,
+            session,
+            instance,
+        };
+        // One that waits here may be of a session that has ended here.
+        let known = self
+            .reported(instance, &report.session_id, report.epoch)
+            .is_some()
+            || self.relay.is_pending(claimed);
         let Some(Ok(outcome)) = report.outcome.map(outcome_from_wire) else {
             return Report::Strange;
         };
+        if !known {
+            return Report::Strange;
+        }
         let picture = if report.payload_delivered {
-            parked
+            self.relay.parked(claimed)
         } else {
             (!report.payload.is_empty()).then(|| Picture::from(report.payload))
         };
         // Written before whoever waits is told, and whether or not somebody waits: the
         // agent may forget the outcome only once it is durable.
-        let ticket = self.append(answered(command, &outcome)).await.ok();
+        let ticket = self.append(answered(command, session, &outcome)).await.ok();
         let settled = Settled {
             outcome,
             picture,
             written: ticket,
         };
-        if !self.relay.settle(command, instance, settled) {
+        if !self.relay.settle(claimed, settled) {
             tracing::debug!(command.id = %command, "an outcome came that nobody waits for");
         }
         ticket.map_or(Report::Taken, Report::Written)
@@ -236,17 +247,12 @@ impl Sessions {
         self.relay.detach(link);
     }
 
-    /// Whether somebody waits for this command's picture.
-    pub fn awaits_picture(&self, command: CommandId, instance: InstanceId) -> bool {
-        self.relay.is_pending(command, instance)
-    }
-
-    /// Keeps a picture until its outcome comes.
+    /// Keeps a picture until its outcome comes, if somebody waits for it.
     ///
     /// # Errors
     /// [`Oversize`] where too many bytes are held already.
-    pub fn park_picture(&self, command: CommandId, picture: Picture) -> Result<(), Oversize> {
-        self.relay.park(command, picture)
+    pub fn park_picture(&self, claimed: Claimed, picture: Picture) -> Result<(), Oversize> {
+        self.relay.park(claimed, picture)
     }
 
     fn reported(&self, instance: InstanceId, session: &str, epoch: u64) -> Option<Arc<Held>> {

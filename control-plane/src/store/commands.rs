@@ -29,6 +29,8 @@ pub enum Entry {
     Settled {
         /// Its id.
         id: CommandId,
+        /// On which session: another session's command stays as it is.
+        session: SessionId,
         /// How it ended.
         status: Status,
         /// JSON.
@@ -131,6 +133,7 @@ async fn append<'e>(
         .bind(deadline_at.0),
         Entry::Settled {
             id,
+            session,
             status,
             result,
             error_code,
@@ -138,14 +141,16 @@ async fn append<'e>(
             at,
         } => sqlx::query(
             "update commands set status = $2, result = $3, error_code = $4, \
-             error_message = $5, ended_at = $6 where id = $1 and ended_at is null",
+             error_message = $5, ended_at = $6 \
+             where id = $1 and session_id = $7 and ended_at is null",
         )
         .bind(id.to_string())
         .bind(status.as_str())
         .bind(result.as_deref())
         .bind(*error_code)
         .bind(error_message.as_deref())
-        .bind(at.0),
+        .bind(at.0)
+        .bind(session.to_string()),
     };
     statement.execute(executor).await?;
     Ok(())
