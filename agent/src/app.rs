@@ -102,7 +102,7 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
     let (media, has_media) = watch::channel(None);
     let (renewed, renewals) = watch::channel(Instant::now());
     let sessions = Handle::new(Surroundings {
-        launcher: Arc::clone(&launcher),
+        launcher,
         outbox: Arc::clone(&outbox),
         may_be_lost,
         deliverer: Deliverer::new(has_media),
@@ -111,7 +111,6 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
     });
     let shared = Arc::new(Shared {
         outbox: Arc::clone(&outbox),
-        launcher,
         sessions: sessions.clone(),
         renewed,
         media,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use browserfleet_proto::action::{Action, Code, Outcome, Rejection, SessionOptions};
+use browserfleet_proto::action::{Action, BrowserKind, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
     Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, SessionEnded, SessionOpened,
@@ -107,6 +107,22 @@ impl Handle {
             epoch: it.epoch,
         };
         self.state().held.iter().map(held).collect()
+    }
+
+    /// The browsers that run: those of sessions, and the spares.
+    #[must_use]
+    pub fn browsers(&self) -> usize {
+        self.state().held.len() + self.around.launcher.spares()
+    }
+
+    /// What this agent can do, as its Hello names it.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<String> {
+        let name = |kind: &BrowserKind| match kind {
+            BrowserKind::Shell => "browser.shell".to_owned(),
+            BrowserKind::Full => "browser.full".to_owned(),
+        };
+        self.around.launcher.kinds().iter().map(name).collect()
     }
 
     /// Ends every session that the control plane does not name.
@@ -320,9 +336,7 @@ impl Held {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use browserfleet_proto::action::{
-        Answer, BrowserKind, DialogPolicy, Execute, Script, Viewport,
-    };
+    use browserfleet_proto::action::{Answer, DialogPolicy, Execute, Script, Viewport};
     use browserfleet_proto::ladder;
     use browserfleet_proto::wire::outcome_from_wire;
 

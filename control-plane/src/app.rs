@@ -99,7 +99,7 @@ impl App {
             Some((certificate, key)) => Some(tls_of(certificate, key)?),
             None => None,
         };
-        let store = Store::open(&database_url, clock::now()).await?;
+        let store = open_store(&database_url).await?;
         let accounts = Accounts::open(store.clone(), &data_dir, Parameters::RECOMMENDED)?;
 
         let public = bind(listen.address, "BROWSERFLEET_LISTEN").await?;
@@ -266,12 +266,18 @@ impl App {
 /// What could not be done, for the operator.
 pub async fn rescue_administrator(config: Config, email: &str) -> anyhow::Result<()> {
     make_folder(&config.data_dir)?;
-    let store = Store::open(&config.database_url, clock::now()).await?;
+    let store = open_store(&config.database_url).await?;
     let accounts = Accounts::open(store.clone(), &config.data_dir, Parameters::RECOMMENDED)?;
     let password = accounts.rescue_administrator(email).await?;
     store.close().await;
     println!("{password}");
     Ok(())
+}
+
+async fn open_store(url: &str) -> anyhow::Result<Store> {
+    Store::open(url, clock::now())
+        .await
+        .context("BROWSERFLEET_DATABASE_URL")
 }
 
 fn make_folder(folder: &Path) -> anyhow::Result<()> {

@@ -216,11 +216,11 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
         ),
         (
             &[("DATABASE_URL", &with_secret)],
-            "could not open the database",
+            "BROWSERFLEET_DATABASE_URL: could not open the database",
         ),
         (
             &[("DATABASE_URL", "sqlite:/nowhere/a.db")],
-            "could not open the database",
+            "BROWSERFLEET_DATABASE_URL: could not open the database",
         ),
         (&[("DATA_DIR", file)], "BROWSERFLEET_DATA_DIR"),
         (&[("TLS_CERT", "/a")], "BROWSERFLEET_TLS_KEY"),

@@ -17,8 +17,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after one more failure: of a link that held for `held` since it was
-    /// welcomed, or of a dial, which held for nothing. `random` is in 0 to 1. What the
+    /// The wait after one more failure: of a link that was welcomed and held for
+    /// `held` since it was dialed, or of a dial, which held for nothing. `random` is in 0 to 1. What the
     /// server asked for is the least.
     pub fn after(&mut self, held: Duration, random: f64, asked: Option<Duration>) -> Duration {
         if held >= ladder::RECONNECT_STABLE {
@@ -30,7 +30,9 @@ impl Backoff {
             }
         }
         let bound = self.bound();
-        self.failures = self.failures.saturating_add(1);
+        if bound < ladder::RECONNECT_MAX {
+            self.failures += 1;
+        }
         let wait = bound.mul_f64(random.clamp(0.0, 1.0));
         // Everybody was told the same time; the jitter keeps them apart.
         asked.map_or(wait, |asked| asked + wait)

@@ -20,7 +20,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
-use crate::browser::Launcher;
 use crate::sessions::Handle;
 use backoff::Backoff;
 use connect::Dialer;
@@ -45,8 +44,6 @@ pub enum Ended {
 pub struct Shared {
     /// What may not be lost.
     pub outbox: Arc<Outbox>,
-    /// What starts browsers.
-    pub launcher: Arc<dyn Launcher>,
     /// The sessions.
     pub sessions: Handle,
     /// When the last renewal of the lease was asked for.

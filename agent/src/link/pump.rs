@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use browserfleet_proto::PROTOCOL_VERSION;
-use browserfleet_proto::action::BrowserKind;
 use browserfleet_proto::agent::v1::from_agent::Body as Said;
 use browserfleet_proto::agent::v1::link_service_client::LinkServiceClient;
 use browserfleet_proto::agent::v1::to_agent::Body;
@@ -90,19 +89,11 @@ fn hello(shared: &Shared) -> FromAgent {
             protocol_version: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: shared.boot.to_string(),
-            capabilities: shared.launcher.kinds().iter().map(capability).collect(),
+            capabilities: shared.sessions.capabilities(),
             held_sessions: shared.sessions.held(),
             acknowledged_sequence: shared.outbox.acknowledged(),
             sessions_max: shared.sessions_max,
         })),
-    }
-}
-
-/// As a Hello names it.
-fn capability(kind: &BrowserKind) -> String {
-    match kind {
-        BrowserKind::Shell => "browser.shell".to_owned(),
-        BrowserKind::Full => "browser.full".to_owned(),
     }
 }
 
@@ -195,7 +186,7 @@ impl Pump<'_> {
         self.number += 1;
         let load = load::now();
         let sessions = self.shared.sessions.held().len();
-        let browsers = sessions + self.shared.launcher.spares();
+        let browsers = self.shared.sessions.browsers();
         self.send(FromAgent {
             sequence: 0,
             body: Some(Said::Heartbeat(Heartbeat {

@@ -15,8 +15,8 @@ use super::engine::{Purpose, Reach};
 use super::{picture, rejection, state};
 use crate::browser::page::{Page, decode};
 
-/// Largest answer that is decoded where it arrives: about 0.3 ms of work, which is what
-/// a picture of a usual viewport takes.
+/// Largest answer that is decoded where it arrives. Pictures of a usual viewport are
+/// below it; a full page's, of many megabytes, are not.
 const READ_AT_ONCE_BYTES_MAX: usize = 512 * 1024;
 
 pub(super) async fn perform(
