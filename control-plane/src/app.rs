@@ -21,18 +21,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::accounts::{Accounts, Parameters};
+use crate::accounts::{self, Accounts, MailSettings};
 use crate::api::serve::Port;
-use crate::api::{self, Api, Readiness, idempotency::Answered};
+use crate::api::{self, Api, Front, Readiness, idempotency::Answered};
 use crate::clock;
-use crate::config::{Config, Pool};
+use crate::config::{self, Config, Pool};
+use crate::domain::login::Lives;
+use crate::domain::user::Limits;
 use crate::fleet::authority::Authority;
 use crate::fleet::{Fleet, Wanted};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
 use crate::provider::local::{Local, Settings};
 use crate::relay::Relay;
-use crate::sessions::{Quota, Sessions};
+use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -89,6 +91,7 @@ impl App {
             database_url,
             pool,
             administrator,
+            accounts: account_settings,
             telemetry: _,
         } = config;
         programs_exist(&pool)?;
@@ -100,9 +103,20 @@ impl App {
             None => None,
         };
         let store = open_store(&database_url).await?;
-        let accounts = Accounts::open(store.clone(), &data_dir, Parameters::RECOMMENDED)?;
-
         let public = bind(listen.address, "BROWSERFLEET_LISTEN").await?;
+        let address = public.local_addr()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let public_url = account_settings
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("{scheme}://{address}"));
+        let front = Front {
+            trusted_proxies: account_settings.trusted_proxies.clone().into(),
+            allowed_origins: account_settings.allowed_origins.clone().into(),
+            tls: public_url.starts_with("https:"),
+        };
+        let accounts = open_accounts(store.clone(), &data_dir, account_settings, public_url)?;
+
         let private = bind(agent_listen, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
         let private_tls = authority.server_config(private_address.ip())?;
@@ -118,6 +132,11 @@ impl App {
             machines.clone(),
         ));
         let relay = Arc::new(Relay::default());
+        let limits = Limits {
+            sessions: pool.sessions_per_user,
+            instances: pool.instances_per_user,
+            commands_per_minute: pool.commands_per_minute,
+        };
         let wanted = Wanted {
             warm: pool.warm,
             max: pool.max,
@@ -136,9 +155,7 @@ impl App {
             Arc::clone(&relay),
             Arc::clone(&fleet),
             tasks.clone(),
-            Quota {
-                live: pool.sessions_per_user,
-            },
+            limits,
         ));
         sessions
             .recover()
@@ -156,15 +173,15 @@ impl App {
         }
 
         let readiness = Readiness::default();
+        let accounts = Arc::new(accounts);
         let api = Api {
-            accounts: Arc::new(accounts),
+            accounts: Arc::clone(&accounts),
             sessions: Arc::clone(&sessions),
             fleet: Arc::clone(&fleet),
             answered: Answered::new(store.clone()),
             readiness: readiness.clone(),
+            front,
         };
-        let address = public.local_addr()?;
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let ports = [
             Port {
                 name: "api",
@@ -184,8 +201,10 @@ impl App {
         for port in ports {
             tasks.spawn(port.name, port.serve(tasks.clone()));
         }
+        tasks.spawn("mail", Arc::clone(&accounts).run_errands(tasks.clone()));
         Jobs {
             store: store.clone(),
+            accounts,
             fleet: Arc::clone(&fleet),
             sessions,
             provider,
@@ -267,11 +286,40 @@ impl App {
 pub async fn rescue_administrator(config: Config, email: &str) -> anyhow::Result<()> {
     make_folder(&config.data_dir)?;
     let store = open_store(&config.database_url).await?;
-    let accounts = Accounts::open(store.clone(), &config.data_dir, Parameters::RECOMMENDED)?;
+    let accounts = open_accounts(
+        store.clone(),
+        &config.data_dir,
+        config.accounts,
+        String::new(),
+    )?;
     let password = accounts.rescue_administrator(email).await?;
     store.close().await;
     println!("{password}");
     Ok(())
+}
+
+fn open_accounts(
+    store: Store,
+    data_dir: &Path,
+    settings: config::Accounts,
+    public_url: String,
+) -> anyhow::Result<Accounts> {
+    let settings = accounts::Settings {
+        passwords: settings.passwords,
+        signing_keys: settings.signing_keys,
+        registration: settings.registration,
+        lives: Lives {
+            idle: settings.login_idle,
+            longest: settings.login_longest,
+        },
+        public_url,
+        mail: MailSettings {
+            smtp: settings.smtp,
+            from: settings.mail_from,
+            folder: data_dir.join("mail"),
+        },
+    };
+    Accounts::open(store, data_dir, settings)
 }
 
 async fn open_store(url: &str) -> anyhow::Result<Store> {

@@ -3,11 +3,14 @@
 //! the value of a secret.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
 
 /// Everything that an operator decides.
 #[derive(Debug)]
@@ -24,8 +27,74 @@ pub struct Config {
     pub pool: Pool,
     /// The first administrator.
     pub administrator: Administrator,
+    /// Users and how they sign in.
+    pub accounts: Accounts,
     /// The log.
     pub telemetry: Telemetry,
+}
+
+/// Users and how they sign in.
+#[derive(Debug)]
+pub struct Accounts {
+    /// Where people reach the API, without a slash at its end; `None`: where it
+    /// listens.
+    pub public_url: Option<String>,
+    /// Origins whose pages may call.
+    pub allowed_origins: Vec<String>,
+    /// Proxies whose word about addresses counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The keys that sign access tokens; the first signs, both verify.
+    pub signing_keys: Vec<PathBuf>,
+    /// Who may make an account: `open`, `invitation` or `closed`.
+    pub registration: Registration,
+    /// How long a login lasts that nobody uses.
+    pub login_idle: Duration,
+    /// How long a login lasts.
+    pub login_longest: Duration,
+    /// What a password's hash costs.
+    pub passwords: Passwords,
+    /// The mail server; `None`: mail goes to a folder.
+    pub smtp: Option<Url>,
+    /// Who mail is from.
+    pub mail_from: String,
+}
+
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// Everybody.
+    Open,
+    /// Whoever an administrator invited.
+    Invitation,
+    /// Nobody; administrators make accounts.
+    Closed,
+}
+
+impl FromStr for Registration {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "open" => Ok(Self::Open),
+            "invitation" => Ok(Self::Invitation),
+            "closed" => Ok(Self::Closed),
+            _ => Err("`open`, `invitation` or `closed`"),
+        }
+    }
+}
+
+/// What a password's hash costs. The least, and the default, are OWASP's for
+/// Argon2id.
+#[derive(Debug, Clone, Copy)]
+pub struct Passwords {
+    /// KiB.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+    /// How many hashes at once.
+    pub at_once: usize,
 }
 
 /// The public API's listener.
@@ -56,6 +125,10 @@ pub struct Pool {
     pub idle: Duration,
     /// How many live sessions one user may have.
     pub sessions_per_user: u32,
+    /// How many instances one user may have.
+    pub instances_per_user: u32,
+    /// How many commands one user may give in a minute; 0: without limit.
+    pub commands_per_minute: u32,
 }
 
 /// Who the first administrator is.
@@ -165,6 +238,9 @@ impl Config {
 /// Postgres reports at `info` what our own start asks of it.
 const LOG_DEFAULT: &str = "info,sqlx=warn";
 
+/// A key that comes and a key that goes.
+const SIGNING_KEYS_MAX: usize = 2;
+
 const PREFIX: &str = "BROWSERFLEET_";
 
 /// Every setting there is, without the prefix.
@@ -183,7 +259,22 @@ pub const KEYS: &[&str] = &[
     "POOL_MAX",
     "SESSIONS_PER_INSTANCE",
     "SESSIONS_PER_USER",
+    "INSTANCES_PER_USER",
+    "COMMANDS_PER_MINUTE",
     "POOL_IDLE_MS",
+    "PUBLIC_URL",
+    "ALLOWED_ORIGINS",
+    "TRUSTED_PROXIES",
+    "SIGNING_KEYS",
+    "REGISTRATION",
+    "LOGIN_IDLE_DAYS",
+    "LOGIN_MAX_DAYS",
+    "PASSWORD_MEMORY_KIB",
+    "PASSWORD_PASSES",
+    "PASSWORD_LANES",
+    "PASSWORD_HASHES_AT_ONCE",
+    "SMTP_URL",
+    "MAIL_FROM",
     "ADMIN_EMAIL",
     "ADMIN_PASSWORD",
     "LOG",
@@ -221,6 +312,7 @@ impl Settings<'_> {
             database_url,
             pool,
             administrator: self.administrator(),
+            accounts: self.accounts(),
             telemetry: Telemetry {
                 filter: self.filter(),
                 format: self.or("LOG_FORMAT", LogFormat::Text),
@@ -266,8 +358,120 @@ impl Settings<'_> {
             max,
             sessions_per_instance: self.number("SESSIONS_PER_INSTANCE", 8, 1, 1_000),
             sessions_per_user: self.number("SESSIONS_PER_USER", 100, 1, 100_000),
+            instances_per_user: self.number("INSTANCES_PER_USER", max, 1, 10_000),
+            commands_per_minute: self.number("COMMANDS_PER_MINUTE", 0, 0, 10_000_000),
             idle: Duration::from_millis(self.number("POOL_IDLE_MS", 300_000, 0, 86_400_000).into()),
         }
+    }
+
+    fn accounts(&mut self) -> Accounts {
+        let idle = self.number("LOGIN_IDLE_DAYS", 14, 1, 365);
+        let longest = self.number("LOGIN_MAX_DAYS", 90, 1, 365);
+        if idle > longest {
+            self.faults.push(format!(
+                "{PREFIX}LOGIN_IDLE_DAYS is {idle}, which is more than {PREFIX}LOGIN_MAX_DAYS, {longest}"
+            ));
+        }
+        let signing_keys: Vec<PathBuf> = self.list("SIGNING_KEYS");
+        if signing_keys.len() > SIGNING_KEYS_MAX {
+            self.faults.push(format!(
+                "{PREFIX}SIGNING_KEYS names {} files; at most {SIGNING_KEYS_MAX} overlap",
+                signing_keys.len()
+            ));
+        }
+        Accounts {
+            public_url: self.public_url(),
+            allowed_origins: self.origins(),
+            trusted_proxies: self
+                .list::<Network>("TRUSTED_PROXIES")
+                .into_iter()
+                .map(|it| it.0)
+                .collect(),
+            signing_keys,
+            registration: self.or("REGISTRATION", Registration::Open),
+            login_idle: days(idle),
+            login_longest: days(longest),
+            passwords: Passwords {
+                memory_kib: self.number(
+                    "PASSWORD_MEMORY_KIB",
+                    19 * 1024,
+                    19 * 1024,
+                    4 * 1024 * 1024,
+                ),
+                passes: self.number("PASSWORD_PASSES", 2, 2, 100),
+                lanes: self.number("PASSWORD_LANES", 1, 1, 16),
+                at_once: self.number("PASSWORD_HASHES_AT_ONCE", 4, 1, 1_000) as usize,
+            },
+            smtp: self.smtp(),
+            mail_from: self
+                .text("MAIL_FROM")
+                .unwrap_or("Browserfleet <no-reply@browserfleet.localhost>".into()),
+        }
+    }
+
+    fn public_url(&mut self) -> Option<String> {
+        let text = self.text("PUBLIC_URL")?;
+        match text.parse::<Url>() {
+            Ok(url) if is_web(&url) && url.query().is_none() && url.fragment().is_none() => {
+                Some(text.trim_end_matches('/').to_owned())
+            }
+            _ => {
+                self.faults.push(format!(
+                    "{PREFIX}PUBLIC_URL is `{text}`; it has to be an http or https address"
+                ));
+                None
+            }
+        }
+    }
+
+    fn origins(&mut self) -> Vec<String> {
+        let origins: Vec<String> = self.list("ALLOWED_ORIGINS");
+        for origin in &origins {
+            let exact = origin
+                .parse::<Url>()
+                .is_ok_and(|url| is_web(&url) && url.origin().ascii_serialization() == *origin);
+            if !exact {
+                self.faults.push(format!(
+                    "{PREFIX}ALLOWED_ORIGINS has `{origin}`; an origin is like https://app.example.com"
+                ));
+            }
+        }
+        origins
+    }
+
+    /// Its faults name no value: it has a password in it.
+    fn smtp(&mut self) -> Option<Url> {
+        let text = self.text("SMTP_URL")?;
+        match text.parse::<Url>() {
+            Ok(url) if matches!(url.scheme(), "smtp" | "smtps") && url.host_str().is_some() => {
+                Some(url)
+            }
+            _ => {
+                self.faults.push(format!(
+                    "{PREFIX}SMTP_URL has to be like smtp://user:password@host:587 (STARTTLS) or \
+                     smtps://user:password@host:465 (TLS)"
+                ));
+                None
+            }
+        }
+    }
+
+    /// What is between commas.
+    fn list<T>(&mut self, key: &str) -> Vec<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let text = self.text(key).unwrap_or_default();
+        let mut parsed = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
+            match item.parse() {
+                Ok(item) => parsed.push(item),
+                Err(fault) => self
+                    .faults
+                    .push(format!("{PREFIX}{key} has `{item}`: {fault}")),
+            }
+        }
+        parsed
     }
 
     fn administrator(&mut self) -> Administrator {
@@ -314,6 +518,29 @@ impl Settings<'_> {
         }
         number
     }
+}
+
+/// A network, or one address of it.
+struct Network(IpNet);
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address
+            .or_else(|_| text.parse())
+            .map(Self)
+            .map_err(|_| "an address, or a network like 10.0.0.0/8")
+    }
+}
+
+fn is_web(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https") && url.host_str().is_some()
+}
+
+fn days(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number) * 24 * 60 * 60)
 }
 
 /// The agent's program is installed beside the control plane's.

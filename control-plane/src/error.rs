@@ -60,8 +60,65 @@ pub enum Error {
     #[error("there is an account with this e-mail address")]
     EmailTaken,
     /// The password is one of those that are tried first.
-    #[error("password: this one is among the first that are tried; choose another")]
-    PasswordTooCommon,
+    #[error("{field}: this one is among the first that are tried; choose another")]
+    PasswordTooCommon {
+        /// Of the request.
+        field: &'static str,
+    },
+    /// Nobody makes an account for themselves here.
+    #[error("registration is closed; ask an administrator for an account")]
+    RegistrationClosed,
+    /// Who is invited may register.
+    #[error("registration is by invitation; use the link that you were sent")]
+    InvitationNeeded,
+    /// What a mail carried counts no more, or never did.
+    #[error("this link is of no use any more: it was used, replaced by a newer one, or is too old")]
+    MailTokenInvalid,
+    /// The refresh token counts no more, or never did.
+    #[error("sign in again: the refresh token is of no use any more")]
+    RefreshTokenInvalid,
+    /// The first factor was right; the second is to be shown.
+    #[error("send the code of your second factor along with the challenge")]
+    SecondFactorNeeded {
+        /// Shows that the first factor was right.
+        challenge: String,
+    },
+    /// The challenge is too old, or never was one.
+    #[error("sign in again: it took too long to send the code")]
+    ChallengeInvalid,
+    /// The code is wrong, or was taken before.
+    #[error("the code is wrong, or was used before")]
+    CodeWrong,
+    /// There is a second factor already.
+    #[error("you have a second factor; turn it off first")]
+    SecondFactorEnabled,
+    /// An administrator requires a second factor, and there is none yet.
+    #[error("enrol a second factor first: an administrator requires one of you")]
+    SecondFactorEnrolmentNeeded,
+    /// The current password was asked for, and is another one.
+    #[error("current_password: this is not your password")]
+    CurrentPasswordWrong,
+    /// Somebody tried too often.
+    #[error("too many attempts; try again later")]
+    TooManyAttempts {
+        /// When.
+        retry_after: Duration,
+    },
+    /// What was to be replaced has changed meanwhile.
+    #[error("it was changed meanwhile; read it again")]
+    PreconditionFailed,
+    /// There would be no administrator left.
+    #[error("you are the last administrator; make another one first")]
+    LastAdministrator,
+    /// A page of another origin asked for it, or one that does not say its own.
+    #[error("pages of other origins may not do this")]
+    CrossOrigin,
+    /// The key is for other things.
+    #[error("this API key lacks what is needed: {needed}")]
+    InsufficientScope {
+        /// A scope, or a login.
+        needed: &'static str,
+    },
     /// The session has ended.
     #[error("the session has ended: {reason}")]
     SessionGone {
@@ -77,11 +134,15 @@ pub enum Error {
     /// Which session is meant cannot be told.
     #[error("you have several live sessions; name one as `session_id`")]
     SessionAmbiguous,
-    /// The user has as many live sessions as they may.
-    #[error("you have {limit} live sessions, which is your limit")]
+    /// The user has as much as they may.
+    #[error("you have reached your limit: {name} {limit}")]
     QuotaReached {
+        /// Of what.
+        name: &'static str,
         /// How many.
         limit: u32,
+        /// When to ask again, where that helps by itself.
+        retry_after: Option<Duration>,
     },
     /// No instance is free, and none more may be launched now.
     #[error("{reason}")]
@@ -157,7 +218,22 @@ impl Error {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UrlBlocked(_) => "url_blocked",
             Self::EmailTaken => "email_taken",
-            Self::PasswordTooCommon => "password_too_common",
+            Self::PasswordTooCommon { .. } => "password_too_common",
+            Self::RegistrationClosed => "registration_closed",
+            Self::InvitationNeeded => "invitation_needed",
+            Self::MailTokenInvalid => "token_invalid",
+            Self::RefreshTokenInvalid => "refresh_token_invalid",
+            Self::SecondFactorNeeded { .. } => "second_factor_needed",
+            Self::ChallengeInvalid => "challenge_invalid",
+            Self::CodeWrong => "code_wrong",
+            Self::SecondFactorEnabled => "second_factor_enabled",
+            Self::SecondFactorEnrolmentNeeded => "second_factor_enrolment_needed",
+            Self::CurrentPasswordWrong => "current_password_wrong",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::LastAdministrator => "last_administrator",
+            Self::CrossOrigin => "cross_origin",
+            Self::InsufficientScope { .. } => "insufficient_scope",
             Self::SessionGone { .. } => "session_gone",
             Self::SessionNotLive { .. } => "session_not_live",
             Self::SessionAmbiguous => "session_ambiguous",
@@ -180,9 +256,21 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::BadRequest { .. } => 400,
-            Self::Unauthenticated | Self::BadCredentials => 401,
-            Self::Forbidden(_) | Self::UrlBlocked(_) => 403,
+            Self::BadRequest { .. } | Self::MailTokenInvalid => 400,
+            Self::Unauthenticated
+            | Self::BadCredentials
+            | Self::RefreshTokenInvalid
+            | Self::SecondFactorNeeded { .. }
+            | Self::ChallengeInvalid => 401,
+            Self::Forbidden(_)
+            | Self::UrlBlocked(_)
+            | Self::RegistrationClosed
+            | Self::InvitationNeeded
+            | Self::CodeWrong
+            | Self::SecondFactorEnrolmentNeeded
+            | Self::CurrentPasswordWrong
+            | Self::CrossOrigin
+            | Self::InsufficientScope { .. } => 403,
             Self::NotFound(_) => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
@@ -190,12 +278,17 @@ impl Error {
             | Self::SessionNotLive { .. }
             | Self::SessionAmbiguous
             | Self::IdempotencyInProgress
-            | Self::IdempotencyNotKept => 409,
+            | Self::IdempotencyNotKept
+            | Self::SecondFactorEnabled
+            | Self::LastAdministrator => 409,
             Self::SessionGone { .. } => 410,
+            Self::PreconditionFailed => 412,
             Self::BodyTooLarge { .. } => 413,
             Self::UnsupportedMediaType => 415,
-            Self::Invalid { .. } | Self::PasswordTooCommon | Self::IdempotencyMismatch => 422,
-            Self::QuotaReached { .. } => 429,
+            Self::Invalid { .. } | Self::PasswordTooCommon { .. } | Self::IdempotencyMismatch => {
+                422
+            }
+            Self::QuotaReached { .. } | Self::TooManyAttempts { .. } => 429,
             Self::NoCapacity { .. }
             | Self::AgentBusy
             | Self::NotSent
@@ -212,6 +305,7 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::QuotaReached { .. }
+            | Self::TooManyAttempts { .. }
             | Self::NoCapacity { .. }
             | Self::AgentBusy
             | Self::NotSent
@@ -228,7 +322,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NoCapacity { retry_after, .. } => Some(*retry_after),
+            Self::NoCapacity { retry_after, .. }
+            | Self::TooManyAttempts { retry_after }
+            | Self::QuotaReached {
+                retry_after: Some(retry_after),
+                ..
+            } => Some(*retry_after),
             _ => (self.retryable() || matches!(self.status(), 429 | 503))
                 .then_some(Duration::from_secs(1)),
         }
@@ -240,7 +339,8 @@ impl Error {
         match self {
             Self::BadRequest { field, .. } => field.as_deref(),
             Self::Invalid { field, .. } => Some(field),
-            Self::PasswordTooCommon => Some("password"),
+            Self::PasswordTooCommon { field } => Some(field),
+            Self::CurrentPasswordWrong => Some("current_password"),
             Self::EmailTaken => Some("email"),
             Self::UrlBlocked(_) => Some("url"),
             _ => None,

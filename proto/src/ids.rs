@@ -85,6 +85,14 @@ ids! {
     BootId = "boot_";
     /// One request at a door of the control plane.
     RequestId = "req_";
+    /// One time of being signed in, from its login to its end.
+    LoginId = "lgn_";
+    /// A key with which programs call.
+    ApiKeyId = "key_";
+    /// Who a user is at another provider.
+    IdentityId = "idt_";
+    /// One line of the audit.
+    AuditId = "aud_";
 }
 
 fn parse(prefix: &'static str, text: &str) -> Result<Uuid, NotAnId> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use browserfleet_control_plane::domain::audit::{Action, Event};
 use browserfleet_control_plane::domain::command::Status as CommandStatus;
 use browserfleet_control_plane::domain::instance::Status as InstanceStatus;
 use browserfleet_control_plane::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
@@ -53,8 +54,13 @@ async fn user_in(store: &Store) -> UserId {
         last_name: None,
         role: Role::User,
         at: NOW,
+        verified: true,
     };
-    assert!(store.create_user(&user).await.unwrap());
+    let event = |id| Event::new(NOW, Action::AccountRegistered).on(id);
+    assert_eq!(
+        store.create_user(&user, event).await.unwrap(),
+        Some(user.id)
+    );
     id
 }
 

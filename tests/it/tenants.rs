@@ -39,6 +39,40 @@ fn table() -> Vec<Route> {
     let theirs = [401, 404, 404];
     vec![
         route("GET", "/api/users/me", None, [401, 200, 200]),
+        route("PUT", "/api/users/me", Some(json!({})), [401, 200, 200]),
+        // Without the password: nobody's account goes by mistake.
+        route("DELETE", "/api/users/me", Some(json!({})), [401, 422, 422]),
+        route(
+            "POST",
+            "/api/users/me/password",
+            Some(json!({ "current_password": "wrong one", "new_password": "x" })),
+            [401, 403, 403],
+        ),
+        route("GET", "/api/users/me/second-factor", None, [401, 200, 200]),
+        route(
+            "POST",
+            "/api/users/me/second-factor",
+            Some(json!({})),
+            [401, 422, 422],
+        ),
+        route(
+            "DELETE",
+            "/api/users/me/second-factor",
+            Some(json!({ "code": "1" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/users/me/second-factor/confirm",
+            Some(json!({ "code": "1" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/users/me/second-factor/recovery-codes",
+            Some(json!({ "code": "1" })),
+            theirs,
+        ),
         route("GET", "/api/users/settings", None, [401, 200, 200]),
         route(
             "PUT",
@@ -46,6 +80,39 @@ fn table() -> Vec<Route> {
             Some(json!({})),
             [401, 200, 200],
         ),
+        route("GET", "/api/auth/sessions", None, [401, 200, 200]),
+        route("DELETE", "/api/auth/sessions", None, [401, 204, 204]),
+        route("DELETE", "/api/auth/sessions/{login}", None, theirs),
+        route("GET", "/api/keys", None, [401, 200, 200]),
+        route(
+            "POST",
+            "/api/keys",
+            Some(json!({ "name": "k", "scopes": ["sessions:read"] })),
+            [401, 201, 201],
+        ),
+        route("DELETE", "/api/keys/{key}", None, theirs),
+        route("GET", "/api/admin/users", None, [401, 403, 200]),
+        route("POST", "/api/admin/users", Some(json!({})), [401, 403, 422]),
+        route("GET", "/api/admin/users/{user}", None, [401, 403, 200]),
+        route(
+            "PATCH",
+            "/api/admin/users/{user}",
+            Some(json!({ "role": "user" })),
+            [401, 403, 200],
+        ),
+        route(
+            "DELETE",
+            "/api/admin/users/{user}/second-factor",
+            None,
+            [401, 403, 404],
+        ),
+        route(
+            "POST",
+            "/api/admin/invitations",
+            Some(json!({})),
+            [401, 403, 422],
+        ),
+        route("GET", "/api/admin/audit", None, [401, 403, 200]),
         route("GET", "/api/sessions", None, [401, 200, 200]),
         route(
             "POST",
@@ -112,6 +179,49 @@ fn table() -> Vec<Route> {
             [422, 422, 422],
         ),
         route("POST", "/api/auth/login", Some(json!({})), [422, 422, 422]),
+        route(
+            "POST",
+            "/api/auth/login/second-factor",
+            Some(json!({ "challenge": "x", "code": "1" })),
+            [401, 401, 401],
+        ),
+        route(
+            "POST",
+            "/api/auth/verify-email",
+            Some(json!({ "token": "x" })),
+            [400, 400, 400],
+        ),
+        route(
+            "POST",
+            "/api/auth/verify-email/resend",
+            Some(json!({ "email": "no@example.com" })),
+            [202, 202, 202],
+        ),
+        route(
+            "POST",
+            "/api/auth/refresh-token",
+            Some(json!({ "refresh_token": "x" })),
+            [401, 401, 401],
+        ),
+        // Last of all, since it ends what the others go on with.
+        route(
+            "POST",
+            "/api/auth/logout",
+            Some(json!({ "refresh_token": "x" })),
+            [401, 204, 204],
+        ),
+        route(
+            "POST",
+            "/api/auth/forgot-password",
+            Some(json!({ "email": "no@example.com" })),
+            [202, 202, 202],
+        ),
+        route(
+            "POST",
+            "/api/auth/reset-password",
+            Some(json!({ "token": "x", "new_password": "four words and 1 number" })),
+            [400, 400, 400],
+        ),
         route("GET", "/healthz", None, [200, 200, 200]),
         route("GET", "/readyz", None, [200, 200, 200]),
         route("GET", "/openapi.json", None, [200, 200, 200]),
@@ -130,7 +240,13 @@ fn declared() -> Vec<(String, String)> {
         };
         let methods = line.split('"').nth(2).unwrap_or_default();
         for method in ["get", "post", "put", "delete", "patch"] {
-            if methods.contains(&format!("{method}(")) {
+            let named = methods
+                .match_indices(&format!("{method}("))
+                // Not the end of a handler's name.
+                .any(|(at, _)| {
+                    !methods[..at].ends_with(|it: char| it.is_alphanumeric() || it == '_')
+                });
+            if named {
                 found.push((method.to_uppercase(), path.to_owned()));
             }
         }
@@ -177,19 +293,36 @@ async fn another_users_things_do_not_exist() {
     let world = World::new().await.unwrap();
     let alice = world.user("alice").await;
     let session = alice.open(json!({})).await;
+    let key = json!({ "name": "k", "scopes": ["sessions:read"] });
+    let key = alice.post("/api/keys", key).await.ok()["id"].clone();
+    let login = alice.get("/api/auth/sessions").await.ok()["data"][0]["id"].clone();
+    let alices = alice.get("/api/users/me").await.ok()["id"].clone();
     let callers = [
         world.nobody(),
         world.user("bob").await,
         world.administrator().await,
     ];
     let unknown = "ses_01a20c01521f70cba25812359c803a52";
-    for route in table() {
+    let ids = |id: &str, path: &str| {
+        let known = id != unknown;
+        let other = |theirs: &Value, prefix: &str| match theirs.as_str() {
+            Some(theirs) if known => theirs.to_owned(),
+            _ => unknown.replace("ses_", prefix),
+        };
+        path.replace("{session}", id)
+            .replace("{key}", &other(&key, "key_"))
+            .replace("{login}", &other(&login, "lgn_"))
+            .replace("{user}", alices.as_str().unwrap_or_default())
+    };
+    let mut table = table();
+    table.sort_by_key(|it| it.path == "/api/auth/logout");
+    for route in table {
         for (caller, expected) in callers.iter().zip(route.expected) {
             let fill = |id: &str| {
                 let path = if route.path == "/api/browser/state" {
                     format!("/api/browser/state?session_id={id}")
                 } else {
-                    route.path.replace("{session}", id)
+                    ids(id, route.path)
                 };
                 let body = route.body.clone().map(|mut body| {
                     if body["session_id"] == "SESSION" {
@@ -210,7 +343,7 @@ async fn another_users_things_do_not_exist() {
                 route.path,
                 reply.text("detail")
             );
-            if expected == 404 {
+            if expected == 404 && !route.path.contains("second-factor") {
                 let (path, body) = fill(unknown);
                 let none = caller.call(method, &path, body).await;
                 let without_id = |mut it: Value| {
@@ -225,6 +358,7 @@ async fn another_users_things_do_not_exist() {
             }
         }
     }
+    assert_eq!(alice.get("/api/keys").await.ok()["data"][0]["id"], key);
     for odd in [
         "",
         "ses_1",

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod fault_proxy;
+pub mod mail;
 pub mod postgres;
 pub mod processes;
 pub mod scripted_agent;

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::api::Caller;
 use crate::eventually;
+use crate::mail;
 use crate::processes::{self, Process};
 
 /// How long a start may take: the database and two listeners.
@@ -197,15 +198,65 @@ impl World {
         signed_in.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A new user.
+    /// A new user, who registered, proved their address and signed in.
     ///
     /// # Panics
     /// Where it cannot be made.
     pub async fn user(&self, name: &str) -> Caller {
-        let account = json!({ "email": format!("{name}@example.com"), "password": PASSWORD });
+        let email = format!("{name}@example.com");
+        self.register(&email, PASSWORD).await;
+        let signed_in = self.nobody().sign_in(&email, PASSWORD).await;
+        signed_in.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Registers, and proves the address by the mail that comes.
+    ///
+    /// # Panics
+    /// Where either is refused.
+    pub async fn register(&self, email: &str, password: &str) {
+        let account = json!({ "email": email, "password": password });
         let made = self.nobody().post("/api/auth/register", account).await;
-        assert_eq!(made.status, 201, "{made:?}");
-        self.nobody().with_token(&made.text("access_token"))
+        assert_eq!(made.status, 202, "{made:?}");
+        let token = self.mailed_token(email, "verify-email").await;
+        let verified = self
+            .nobody()
+            .post("/api/auth/verify-email", json!({ "token": token }))
+            .await;
+        assert_eq!(verified.status, 204, "{verified:?}");
+    }
+
+    /// The mails that were written to this address so far, oldest first.
+    #[must_use]
+    pub fn mails(&self, email: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.data_dir().join("mail"));
+        let mut files: Vec<PathBuf> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|it| it.path())
+            .collect();
+        files.sort();
+        let mails = files.iter().filter_map(|it| std::fs::read(it).ok());
+        mails
+            .map(|it| mail::readable(&it))
+            .filter(|it| it.contains(&format!("To: {email}\r\n")))
+            .collect()
+    }
+
+    /// The token of the newest mail to this address with a link to `page`.
+    ///
+    /// # Panics
+    /// Where none comes.
+    pub async fn mailed_token(&self, email: &str, page: &str) -> String {
+        let newest = || {
+            let mails = self.mails(email);
+            mails.iter().rev().find_map(|it| mail::token(it, page))
+        };
+        eventually("the mail came", Duration::from_secs(5), || async {
+            newest().is_some()
+        })
+        .await;
+        newest().expect("it came")
     }
 
     /// The main processes of all browsers, spares too.

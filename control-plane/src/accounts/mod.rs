@@ -1,60 +1,123 @@
-//! Users: how they register, how they sign in, how they are known again.
+//! Users: how they register, how they sign in, how they are known again, and how
+//! all of it ends.
 
+mod access;
+mod administer;
+mod keys;
+mod letters;
+mod login;
+mod mailer;
 mod passwords;
+mod profile;
+mod register;
+mod reset;
+mod second_factor;
+mod secrets;
+mod throttle;
 mod tokens;
 
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use browserfleet_proto::ids::UserId;
+use tokio::sync::watch;
 
 use crate::clock;
-use crate::domain::user::{Email, Role, User, UserSettings};
+use crate::config::{self, Registration};
+use crate::domain::audit::{Action, Credential, Event};
+use crate::domain::key::Scope;
+use crate::domain::login::Lives;
+use crate::domain::time::Timestamp;
+use crate::domain::user::{Email, Role, User};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::users::NewUser;
+use crate::store::access::AccessOf;
 
-pub use passwords::Parameters;
+pub use administer::Changes;
+pub use keys::{NewKey, ShownKey};
+pub use login::SignedIn;
+pub use mailer::MailSettings;
+pub use profile::Profile;
+pub use register::NewAccount;
+pub use second_factor::{Enrolment, SecondFactorState};
 
+use access::Access;
+use mailer::Mailer;
 use passwords::Passwords;
+use secrets::{Seal, hash_of};
+use throttle::{Origin, Throttle};
 use tokens::Tokens;
 
 /// Longest name, in characters.
 const NAME_CHARACTERS_MAX: usize = 100;
-/// Bytes of randomness in a password that we make.
-const GENERATED_PASSWORD_BYTES: usize = 18;
+/// Longest user agent that is kept, in bytes.
+const USER_AGENT_BYTES_MAX: usize = 512;
 
 /// Who calls, as far as every request has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurrentUser {
-    /// Whose token it is.
+    /// Whose token or key it is.
     pub id: UserId,
     /// What they may do.
     pub role: Role,
+    /// How they are known.
+    pub credential: Credential,
+    /// What a key is for; who signed in may do what their role may.
+    pub scopes: Option<Vec<Scope>>,
+    /// Whether they have to enrol a second factor before anything else.
+    pub has_to_enrol: bool,
+    /// The access version that it was given under.
+    pub access_version: i64,
 }
 
-/// What a new account is made from.
-#[derive(Debug)]
-pub struct NewAccount {
-    /// Becomes unique.
-    pub email: String,
-    /// Its exact bytes count.
-    pub password: String,
-    /// As they write it.
-    pub first_name: Option<String>,
-    /// As they write it.
-    pub last_name: Option<String>,
+/// Where a request comes from.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its address, past the proxies that we trust.
+    pub address: IpAddr,
+    /// What it calls itself.
+    pub user_agent: Option<String>,
 }
 
-/// A user who has just signed in.
+impl Client {
+    fn did(&self, action: Action) -> Event {
+        let mut event = Event::new(clock::now(), action);
+        event.address = Some(self.address_text());
+        event.user_agent = self.user_agent_text();
+        event
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::from(self.address)
+    }
+
+    fn address_text(&self) -> String {
+        self.address.to_canonical().to_string()
+    }
+
+    fn user_agent_text(&self) -> Option<String> {
+        let mut text = self.user_agent.clone()?;
+        text.truncate(text.floor_char_boundary(USER_AGENT_BYTES_MAX));
+        Some(text)
+    }
+}
+
+/// What an operator decides of accounts.
 #[derive(Debug)]
-pub struct SignedIn {
-    /// Who.
-    pub user: User,
-    /// For `Authorization: Bearer`.
-    pub access_token: String,
-    /// The token's life.
-    pub expires_in: Duration,
+pub struct Settings {
+    /// What a password's hash costs.
+    pub passwords: config::Passwords,
+    /// The keys that sign; without any, one is made.
+    pub signing_keys: Vec<PathBuf>,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// How long a login lasts.
+    pub lives: Lives,
+    /// What links in mails start with, without a slash at its end.
+    pub public_url: String,
+    /// How mail is sent.
+    pub mail: MailSettings,
 }
 
 /// The service.
@@ -63,81 +126,53 @@ pub struct Accounts {
     store: Store,
     passwords: Passwords,
     tokens: Tokens,
+    seal: Seal,
+    access: Access,
+    throttle: Throttle,
+    mailer: Mailer,
+    registration: Registration,
+    lives: Lives,
+    public_url: String,
+    /// Changes when somebody was barred or left.
+    departures: watch::Sender<u64>,
 }
 
 impl Accounts {
-    /// The service, with the signing key of `folder`, which is made at the first
-    /// start.
+    /// The service, with the keys of `folder`, which are made at the first start.
     ///
     /// # Errors
-    /// Where the key cannot be read or made, or where others can read it.
-    pub fn open(store: Store, folder: &Path, parameters: Parameters) -> anyhow::Result<Self> {
+    /// Where a key cannot be read or made, or where others can read it.
+    pub fn open(store: Store, folder: &Path, settings: Settings) -> anyhow::Result<Self> {
         Ok(Self {
             store,
-            passwords: Passwords::new(parameters)?,
-            tokens: Tokens::open(&folder.join("access-token.key"))?,
+            passwords: Passwords::new(settings.passwords)?,
+            tokens: Tokens::open(folder, &settings.signing_keys)?,
+            seal: Seal::open(&folder.join("sealing.key"))?,
+            access: Access::default(),
+            throttle: Throttle::new(),
+            mailer: Mailer::new(settings.mail)?,
+            registration: settings.registration,
+            lives: settings.lives,
+            public_url: settings.public_url,
+            departures: watch::Sender::new(0),
         })
     }
 
-    /// Makes an account and signs it in.
-    ///
-    /// # Errors
-    /// Names the field that is refused; [`Error::EmailTaken`].
-    pub async fn register(&self, account: NewAccount) -> Result<SignedIn, Error> {
-        let email = email_of(&account.email)?;
-        let first_name = name_of("first_name", account.first_name)?;
-        let last_name = name_of("last_name", account.last_name)?;
-        let now = clock::now();
-        let user = NewUser {
-            id: UserId::new(),
-            email,
-            password_hash: self.passwords.hash_new(account.password).await?,
-            first_name,
-            last_name,
-            role: Role::User,
-            at: now,
-        };
-        if !self.store.create_user(&user).await? {
-            return Err(Error::EmailTaken);
-        }
-        self.sign_in(user.id).await
-    }
-
-    /// Signs in. The same work is done for accounts that there are not.
-    ///
-    /// # Errors
-    /// [`Error::BadCredentials`], whatever of them is wrong.
-    pub async fn login(&self, email: String, password: String) -> Result<SignedIn, Error> {
-        let known = match email.parse::<Email>() {
-            Ok(email) => self.store.credentials(&email).await?,
-            Err(_) => None,
-        };
-        let (user, hash) = known.map_or((None, None), |(user, hash)| (Some(user), Some(hash)));
-        let right = self.passwords.verify(password, hash).await?;
-        match user {
-            Some(user) if right && user.disabled_at.is_none() => self.sign_in(user.id).await,
-            _ => Err(Error::BadCredentials),
-        }
-    }
-
-    async fn sign_in(&self, id: UserId) -> Result<SignedIn, Error> {
-        self.store.signed_in(id, clock::now()).await?;
-        let user = self.user(id).await?;
-        let access_token = self.tokens.issue(&user)?;
-        tracing::info!(user.id = %user.id, "signed in");
-        Ok(SignedIn {
-            user,
-            access_token,
-            expires_in: tokens::ACCESS_TOKEN_LIFE,
-        })
-    }
-
-    /// Knows a user by their token.
+    /// Knows a caller by their access token or API key.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`]
-    pub fn authenticate(&self, token: &str) -> Result<CurrentUser, Error> {
-        self.tokens.read(token).ok_or(Error::Unauthenticated)
+    pub async fn authenticate(&self, token: &str) -> Result<CurrentUser, Error> {
+        let user = if token.starts_with(keys::PREFIX) {
+            self.by_key(token).await?
+        } else {
+            self.tokens.read(token).ok_or(Error::Unauthenticated)?
+        };
+        if self.access.is_good(&user) {
+            Ok(user)
+        } else {
+            Err(Error::Unauthenticated)
+        }
     }
 
     /// A user.
@@ -148,96 +183,50 @@ impl Accounts {
         self.store.user(id).await?.ok_or(Error::Unauthenticated)
     }
 
-    /// A user's settings.
-    ///
-    /// # Errors
-    /// [`Error::Unauthenticated`] where the account is gone.
-    pub async fn settings(&self, id: UserId) -> Result<UserSettings, Error> {
-        self.store.settings(id).await?.ok_or(Error::Unauthenticated)
+    /// Changes when somebody was barred or left.
+    pub fn departures(&self) -> watch::Receiver<u64> {
+        self.departures.subscribe()
     }
 
-    /// Replaces a user's settings.
+    /// Learns what ended anywhere, and gives the users whose access changed since
+    /// the last time.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn replace_settings(
-        &self,
-        id: UserId,
-        settings: UserSettings,
-    ) -> Result<UserSettings, Error> {
+    pub async fn learn_endings(&self) -> Result<Vec<AccessOf>, Error> {
+        let now = clock::now();
+        let endings = self.store.endings(self.access.look_from(now)).await?;
+        Ok(self.access.learn(endings, now, true))
+    }
+
+    /// Removes what is of no use any more.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tidy(&self) -> Result<(), Error> {
+        self.throttle.tidy();
+        let now = clock::now();
+        let before =
+            |life: Duration| Timestamp(now.0 - i64::try_from(life.as_micros()).unwrap_or(i64::MAX));
+        self.store.purge_mail_tokens(now).await?;
+        self.store.purge_logins(before(login::KEPT)).await?;
         self.store
-            .replace_settings(id, &settings, clock::now())
+            .purge_unverified(before(register::UNVERIFIED_LIFE))
             .await?;
-        Ok(settings)
-    }
-
-    /// Makes the first administrator, if there never was one. Gives the password
-    /// that was made, if one was.
-    ///
-    /// # Errors
-    /// Names the field that is refused.
-    pub async fn first_administrator(
-        &self,
-        email: &str,
-        password: Option<&str>,
-    ) -> Result<Option<String>, Error> {
-        if self.store.has_administrator().await? {
-            return Ok(None);
-        }
-        let generated = password.is_none().then(generate_password);
-        let password = password.map(str::to_owned).or_else(|| generated.clone());
-        let user = NewUser {
-            id: UserId::new(),
-            email: email_of(email)?,
-            password_hash: self
-                .passwords
-                .hash_new(password.unwrap_or_default())
-                .await?,
-            first_name: None,
-            last_name: None,
-            role: Role::Admin,
-            at: clock::now(),
-        };
-        let first = self.store.create_first_administrator(&user).await?;
-        Ok(generated.filter(|_| first))
-    }
-
-    /// Makes this user an administrator with a new password, which is returned.
-    /// For whoever has a shell on the control plane.
-    ///
-    /// # Errors
-    /// Names the field that is refused.
-    pub async fn rescue_administrator(&self, email: &str) -> Result<String, Error> {
-        let password = generate_password();
-        let address = email_of(email)?;
-        if let Some((user, _)) = self.store.credentials(&address).await? {
-            let hash = self.passwords.hash_new(password.clone()).await?;
-            self.store
-                .replace_credentials(user.id, &hash, Role::Admin, clock::now())
-                .await?;
-            return Ok(password);
-        }
-        let user = NewUser {
-            id: UserId::new(),
-            email: address,
-            password_hash: self.passwords.hash_new(password.clone()).await?,
-            first_name: None,
-            last_name: None,
-            role: Role::Admin,
-            at: clock::now(),
-        };
-        let made = self.store.create_first_administrator(&user).await?
-            || self.store.create_user(&user).await?;
-        if made {
-            Ok(password)
-        } else {
-            Err(Error::EmailTaken)
-        }
+        self.store
+            .purge_audit(before(administer::AUDIT_LIFE))
+            .await?;
+        Ok(())
     }
 }
 
 fn email_of(text: &str) -> Result<Email, Error> {
     text.parse().map_err(|fault| Error::invalid("email", fault))
+}
+
+/// What the throttle knows an account by, whether there is one or not.
+fn account_of(email: &str) -> throttle::Account {
+    hash_of(&email.trim().to_lowercase())
 }
 
 fn name_of(field: &'static str, name: Option<String>) -> Result<Option<String>, Error> {
@@ -248,14 +237,8 @@ fn name_of(field: &'static str, name: Option<String>) -> Result<Option<String>, 
             format!("is longer than {NAME_CHARACTERS_MAX} characters"),
         ));
     }
-    if name.contains('\0') {
-        return Err(Error::invalid(field, "has a NUL character"));
+    if name.chars().any(char::is_control) {
+        return Err(Error::invalid(field, "has a control character"));
     }
     Ok(Some(name))
-}
-
-fn generate_password() -> String {
-    use base64::Engine;
-    let bytes: [u8; GENERATED_PASSWORD_BYTES] = rand::random();
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }

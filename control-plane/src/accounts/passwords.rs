@@ -13,6 +13,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::config::Passwords as Parameters;
 use crate::error::Error;
 
 /// Shortest password, in characters (NIST SP 800-63B-4 with a second factor; the
@@ -25,27 +26,17 @@ const PERMIT_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of randomness in a salt.
 const SALT_BYTES: usize = 16;
 
-/// What one hash costs. The least are OWASP's for Argon2id.
-#[derive(Debug, Clone, Copy)]
-pub struct Parameters {
-    /// KiB.
-    pub memory_kib: u32,
-    /// Passes over the memory.
-    pub passes: u32,
-    /// Lanes.
-    pub lanes: u32,
-    /// How many hashes at once.
-    pub at_once: usize,
-}
-
-impl Parameters {
-    /// OWASP's first choice of 2025: 19 MiB, 2 passes, 1 lane.
-    pub const RECOMMENDED: Self = Self {
-        memory_kib: 19 * 1024,
-        passes: 2,
-        lanes: 1,
-        at_once: 4,
-    };
+/// What a password was found to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// Not the one of the account.
+    Wrong,
+    /// The one.
+    Right {
+        /// A hash that costs as much as one should by now, where the stored one
+        /// does not.
+        rehashed: Option<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -75,47 +66,65 @@ impl Passwords {
     }
 
     /// Hashes a new password, if it is one that we take.
-    pub(super) async fn hash_new(&self, password: String) -> Result<String, Error> {
+    /// `theirs` is what others know of its owner. `field` is named where it is
+    /// refused.
+    pub(super) async fn hash_new(
+        &self,
+        field: &'static str,
+        password: String,
+        theirs: &[&str],
+    ) -> Result<String, Error> {
         let length = password.chars().count();
         if !(CHARACTERS_MIN..=CHARACTERS_MAX).contains(&length) {
             return Err(Error::invalid(
-                "password",
+                field,
                 format!(
                     "has {length} characters; it has to have {CHARACTERS_MIN} to {CHARACTERS_MAX}"
                 ),
             ));
         }
         let argon2 = self.argon2.clone();
+        let mut known: Vec<String> = vec!["browserfleet".to_owned()];
+        known.extend(theirs.iter().map(|it| (*it).to_owned()));
         self.blocking(move || {
-            if zxcvbn::zxcvbn(&password, &["browserfleet"]).score() < zxcvbn::Score::Two {
-                return Err(Error::PasswordTooCommon);
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            if zxcvbn::zxcvbn(&password, &known).score() < zxcvbn::Score::Two {
+                return Err(Error::PasswordTooCommon { field });
             }
             hash(&argon2, password.as_bytes()).map_err(Error::Internal)
         })
         .await?
     }
 
-    /// Whether the password is the one of the hash; without a hash, never.
+    /// Whether the password is the one of the hash; without a hash, never. Where
+    /// it is, and the hash cost less than one does now, a new one is made.
     pub(super) async fn verify(
         &self,
         password: String,
         hash: Option<String>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Verified, Error> {
         if password.chars().count() > CHARACTERS_MAX {
-            return Ok(false);
+            return Ok(Verified::Wrong);
         }
         let argon2 = self.argon2.clone();
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        let right = self
-            .blocking(move || {
-                let parsed = PasswordHash::new(&hash).map_err(|error| {
-                    Error::Internal(anyhow::anyhow!("unreadable hash: {error}"))
-                })?;
-                Ok::<bool, Error>(argon2.verify_password(password.as_bytes(), &parsed).is_ok())
+        self.blocking(move || {
+            let parsed = PasswordHash::new(&hash)
+                .map_err(|error| Error::Internal(anyhow::anyhow!("unreadable hash: {error}")))?;
+            let right = argon2.verify_password(password.as_bytes(), &parsed).is_ok();
+            if !(right && known) {
+                return Ok(Verified::Wrong);
+            }
+            if !is_weaker(&parsed, argon2.params()) {
+                return Ok(Verified::Right { rehashed: None });
+            }
+            let rehashed = self::hash(&argon2, password.as_bytes()).map_err(Error::Internal)?;
+            Ok(Verified::Right {
+                rehashed: Some(rehashed),
             })
-            .await??;
-        Ok(right && known)
+        })
+        .await?
     }
 
     async fn blocking<T: Send + 'static>(
@@ -134,6 +143,16 @@ impl Passwords {
         .await
         .map_err(|error| Error::Internal(error.into()))
     }
+}
+
+/// Whether a hash was made with less than this. What cannot be read was.
+fn is_weaker(hash: &PasswordHash<'_>, wanted: &Params) -> bool {
+    let Ok(was) = Params::try_from(hash) else {
+        return true;
+    };
+    hash.algorithm != argon2::ARGON2ID_IDENT
+        || was.m_cost() < wanted.m_cost()
+        || was.t_cost() < wanted.t_cost()
 }
 
 fn hash(argon2: &Argon2<'_>, password: &[u8]) -> anyhow::Result<String> {
@@ -160,15 +179,15 @@ mod tests {
     async fn the_exact_bytes_count() {
         let passwords = Passwords::new(CHEAP).expect("usable");
         let hash = passwords
-            .hash_new(" pass phrase 🔑 ".into())
+            .hash_new("password", " pass phrase 🔑 ".into(), &[])
             .await
             .expect("taken");
         let right = passwords
             .verify(" pass phrase 🔑 ".into(), Some(hash.clone()))
             .await;
-        assert!(right.expect("verified"));
+        assert_eq!(right.expect("verified"), Verified::Right { rehashed: None });
         let wrong = passwords.verify("pass phrase 🔑".into(), Some(hash)).await;
-        assert!(!wrong.expect("verified"));
+        assert_eq!(wrong.expect("verified"), Verified::Wrong);
     }
 
     #[tokio::test]
@@ -177,7 +196,37 @@ mod tests {
         let right = passwords
             .verify("nobody has this password".into(), None)
             .await;
-        assert!(!right.expect("verified"));
+        assert_eq!(right.expect("verified"), Verified::Wrong);
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_cost_less_is_made_anew() {
+        let cheap = Passwords::new(CHEAP).expect("usable");
+        let dearer = Passwords::new(Parameters {
+            memory_kib: 16,
+            ..CHEAP
+        })
+        .expect("usable");
+        let password = || "four words and 1 number".to_owned();
+        let hash = cheap.hash_new("password", password(), &[]).await;
+        let verified = dearer
+            .verify(password(), hash.ok())
+            .await
+            .expect("verified");
+        let Verified::Right {
+            rehashed: Some(rehashed),
+        } = verified
+        else {
+            panic!("not made anew: {verified:?}");
+        };
+        assert!(rehashed.starts_with("$argon2id$v=19$m=16,t=1,p=1$"));
+        let again = dearer.verify(password(), Some(rehashed.clone())).await;
+        assert_eq!(again.expect("verified"), Verified::Right { rehashed: None });
+        let never_weaker = cheap.verify(password(), Some(rehashed)).await;
+        assert_eq!(
+            never_weaker.expect("verified"),
+            Verified::Right { rehashed: None }
+        );
     }
 
     #[tokio::test]
@@ -187,8 +236,13 @@ mod tests {
             "seven77".to_owned(),
             "x".repeat(129),
             "password1234".to_owned(),
+            "browserfleet".to_owned(),
+            "ada@example.org".to_owned(),
         ] {
-            let error = passwords.hash_new(password).await.expect_err("refused");
+            let error = passwords
+                .hash_new("password", password, &["ada@example.org"])
+                .await
+                .expect_err("refused");
             assert_eq!(error.status(), 422);
         }
     }

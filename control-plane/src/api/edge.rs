@@ -62,6 +62,16 @@ async fn finish(response: Response, id: RequestId) -> Response {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    // What the API answers is no page: nothing in it runs, and nobody frames it.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
     // What the API answers belongs to one user; nothing in between keeps it.
     headers
         .entry(header::CACHE_CONTROL)

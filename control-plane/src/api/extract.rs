@@ -10,8 +10,8 @@ use axum::response::Response;
 use browserfleet_proto::ids::SessionId;
 use serde::de::DeserializeOwned;
 
-use super::Api;
-use crate::accounts::CurrentUser;
+use super::{Api, cookies, origin, policy};
+use crate::accounts::{Client, CurrentUser};
 use crate::error::Error;
 use crate::sessions::OwnedSession;
 
@@ -22,23 +22,48 @@ const TOKEN_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Caller(pub CurrentUser);
 
-/// Lets only users pass.
+/// Lets only users pass, and only to what is for them.
 pub async fn authenticate(
     State(api): State<Api>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, Error> {
-    let token = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(bearer)
-        .filter(|token| token.len() <= TOKEN_BYTES_MAX)
+    let (mut parts, body) = request.into_parts();
+    let user = caller_of(&api, &parts)
+        .await?
         .ok_or(Error::Unauthenticated)?;
-    let user = api.accounts.authenticate(token)?;
     tracing::Span::current().record("user.id", tracing::field::display(user.id));
-    request.extensions_mut().insert(Caller(user));
-    Ok(next.run(request).await)
+    if let Err(refusal) = policy::permit(&user, &parts.method, parts.uri.path()) {
+        let client = Client::from_request_parts(&mut parts, &()).await?;
+        let what = format!("{} {}", parts.method, refusal.code());
+        api.accounts.denied(&user, &what, &client).await?;
+        return Err(refusal);
+    }
+    parts.extensions.insert(Caller(user));
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+/// Who calls, if anybody says so: by the header, else by the cookie.
+///
+/// # Errors
+/// Where what they bring is of no use.
+pub async fn caller_of(api: &Api, parts: &Parts) -> Result<Option<CurrentUser>, Error> {
+    let said = parts.headers.get(header::AUTHORIZATION);
+    let token = match said {
+        Some(value) => {
+            let token = value.to_str().ok().and_then(bearer);
+            Some(token.ok_or(Error::Unauthenticated)?)
+        }
+        None => cookies::read(parts, cookies::ACCESS),
+    };
+    let Some(token) = token else { return Ok(None) };
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Error::Unauthenticated);
+    }
+    if said.is_none() {
+        origin::check_cookie(parts)?;
+    }
+    api.accounts.authenticate(token).await.map(Some)
 }
 
 fn bearer(value: &str) -> Option<&str> {

@@ -3,24 +3,32 @@
 
 pub mod body;
 pub mod browser;
+pub mod client;
 pub mod extract;
 pub mod grpc;
 pub mod idempotency;
 pub mod problem;
 pub mod serve;
 
+mod admin;
 mod auth;
+mod cookies;
 mod edge;
 mod health;
+mod keys;
 mod openapi;
+mod origin;
+mod policy;
 mod sessions;
 mod users;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, patch, post};
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::accounts::Accounts;
 use crate::error::Error;
@@ -40,18 +48,29 @@ pub struct Api {
     pub answered: idempotency::Answered,
     /// Whether requests are taken.
     pub readiness: health::Readiness,
+    /// Who stands before us, and who may call.
+    pub front: Front,
 }
+
+/// What the operator says of proxies, pages and TLS.
+#[derive(Clone)]
+pub struct Front {
+    /// Proxies whose word about addresses counts.
+    pub trusted_proxies: client::TrustedProxies,
+    /// Origins whose pages may call, besides our own.
+    pub allowed_origins: Arc<[String]>,
+    /// Whether we are reached over TLS, so that browsers should never try without.
+    pub tls: bool,
+}
+
+/// Two years, as the preload lists ask for.
+const HSTS: &str = "max-age=63072000";
 
 pub use health::Readiness;
 
 /// The public API.
 pub fn router(api: Api) -> Router {
-    let known = Router::new()
-        .route("/api/users/me", get(users::me))
-        .route(
-            "/api/users/settings",
-            get(users::settings).put(users::replace_settings),
-        )
+    let browsers = Router::new()
         .route("/api/sessions", get(sessions::list).post(sessions::open))
         .route(
             "/api/sessions/{session}",
@@ -67,20 +86,92 @@ pub fn router(api: Api) -> Router {
         .route("/api/browser/scroll", post(browser::scroll))
         .route("/api/browser/dialog", post(browser::dialog))
         .route("/api/browser/state", get(browser::state))
-        // The innermost first: a request is authenticated, then looked up by key.
-        .layer(from_fn_with_state(api.clone(), idempotency::once))
+        // What keeps answers is not laid around accounts: those have secrets in them.
+        .layer(from_fn_with_state(api.clone(), idempotency::once));
+    let accounts = Router::new()
+        .route(
+            "/api/users/me",
+            get(users::me)
+                .put(users::update_me)
+                .delete(users::delete_me),
+        )
+        .route("/api/users/me/password", post(users::change_password))
+        .route(
+            "/api/users/me/second-factor",
+            get(users::second_factor)
+                .post(users::propose_second_factor)
+                .delete(users::disable_second_factor),
+        )
+        .route(
+            "/api/users/me/second-factor/confirm",
+            post(users::confirm_second_factor),
+        )
+        .route(
+            "/api/users/me/second-factor/recovery-codes",
+            post(users::new_recovery_codes),
+        )
+        .route(
+            "/api/users/settings",
+            get(users::settings).put(users::replace_settings),
+        )
+        .route(
+            "/api/auth/sessions",
+            get(auth::logins).delete(auth::end_other_logins),
+        )
+        .route("/api/auth/sessions/{login}", delete(auth::end_login))
+        .route("/api/keys", get(keys::list).post(keys::create))
+        .route("/api/keys/{key}", delete(keys::revoke))
+        .route(
+            "/api/admin/users",
+            get(admin::users).post(admin::create_user),
+        )
+        .route(
+            "/api/admin/users/{user}",
+            get(admin::user).merge(patch(admin::change_user)),
+        )
+        .route(
+            "/api/admin/users/{user}/second-factor",
+            delete(admin::reset_second_factor),
+        )
+        .route("/api/admin/invitations", post(admin::invite))
+        .route("/api/admin/audit", get(admin::audit));
+    let known = browsers
+        .merge(accounts)
+        // Outside of idempotency: a request is authenticated, then looked up by key.
         .layer(from_fn_with_state(api.clone(), extract::authenticate));
     let open = Router::new()
         .route("/api/auth/register", post(auth::register))
+        .route("/api/auth/verify-email", post(auth::verify_email))
+        .route(
+            "/api/auth/verify-email/resend",
+            post(auth::resend_verification),
+        )
         .route("/api/auth/login", post(auth::login))
+        .route(
+            "/api/auth/login/second-factor",
+            post(auth::login_with_second_factor),
+        )
+        .route("/api/auth/refresh-token", post(auth::refresh))
+        .route("/api/auth/logout", post(auth::logout))
+        .route("/api/auth/forgot-password", post(auth::forgot_password))
+        .route("/api/auth/reset-password", post(auth::reset_password))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::document));
+    let front = api.front.clone();
+    let hsts = HeaderValue::from_static(HSTS);
     known
         .merge(open)
         .method_not_allowed_fallback(|| async { Error::MethodNotAllowed })
         .fallback(|| async { Error::NotFound("address") })
+        .layer(origin::protection(&front.allowed_origins))
+        .layer(origin::sharing(&front.allowed_origins))
+        .layer(from_fn_with_state(front.trusted_proxies, client::identify))
         .layer(from_fn(edge::around))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::STRICT_TRANSPORT_SECURITY,
+            move |_: &axum::response::Response| front.tls.then(|| hsts.clone()),
+        ))
         .with_state(api)
 }
 

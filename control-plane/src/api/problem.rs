@@ -30,6 +30,8 @@ struct Problem {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<String>,
 }
 
 /// Marks a response that is a problem, so that the edge can add the request's id
@@ -83,6 +85,10 @@ fn render(error: &Error, command: Option<CommandId>) -> Response {
         command_id: command,
         outcome: command.map(|_| outcome_of(error)),
         error: detail_of(error),
+        challenge: match error {
+            Error::SecondFactorNeeded { challenge } => Some(challenge.clone()),
+            _ => None,
+        },
     };
     let mut response = (status, Json(problem)).into_response();
     response.headers_mut().insert(
@@ -96,7 +102,7 @@ fn render(error: &Error, command: Option<CommandId>) -> Response {
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
     }
-    if let Error::Unauthenticated | Error::BadCredentials = error {
+    if error.status() == 401 {
         response
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -114,8 +120,8 @@ fn limit_of(error: &Error) -> Option<Value> {
         Error::BodyTooLarge { limit_bytes } => {
             Some(serde_json::json!({ "name": "body_bytes", "value": limit_bytes }))
         }
-        Error::QuotaReached { limit } => {
-            Some(serde_json::json!({ "name": "live_sessions", "value": limit }))
+        Error::QuotaReached { name, limit, .. } => {
+            Some(serde_json::json!({ "name": name, "value": limit }))
         }
         _ => None,
     }

@@ -133,6 +133,28 @@ pub struct ListView<T> {
     next_cursor: Option<String>,
 }
 
+impl<T> ListView<T> {
+    /// A list that is short enough to be given whole.
+    pub fn whole(data: impl Iterator<Item = T>) -> Self {
+        Self {
+            data: data.collect(),
+            next_cursor: None,
+        }
+    }
+
+    /// The first `limit` of what was found; one more than that means that there
+    /// is more.
+    pub fn part<R: Into<T>>(mut found: Vec<R>, limit: u32, id: impl Fn(&R) -> String) -> Self {
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let next_cursor = found.last().filter(|_| more).map(id);
+        Self {
+            data: found.into_iter().map(Into::into).collect(),
+            next_cursor,
+        }
+    }
+}
+
 impl From<Session> for SessionView {
     fn from(it: Session) -> Self {
         Self {
@@ -381,7 +403,7 @@ fn filter_of(mut parameters: BTreeMap<String, String>) -> Result<Filter, Error> 
     })
 }
 
-fn limit_of(text: Option<String>) -> Result<u32, Error> {
+pub(super) fn limit_of(text: Option<String>) -> Result<u32, Error> {
     let (default, most) = PAGE;
     let Some(text) = text else { return Ok(default) };
     match text.parse() {
@@ -390,7 +412,7 @@ fn limit_of(text: Option<String>) -> Result<u32, Error> {
     }
 }
 
-fn cursor_of<T: std::str::FromStr>(text: Option<String>) -> Result<Option<T>, Error> {
+pub(super) fn cursor_of<T: std::str::FromStr>(text: Option<String>) -> Result<Option<T>, Error> {
     text.map(|text| {
         text.parse()
             .map_err(|_| Error::invalid("cursor", "is not one that a list gave"))
@@ -398,7 +420,7 @@ fn cursor_of<T: std::str::FromStr>(text: Option<String>) -> Result<Option<T>, Er
     .transpose()
 }
 
-fn refuse_unknown(parameters: &BTreeMap<String, String>) -> Result<(), Error> {
+pub(super) fn refuse_unknown(parameters: &BTreeMap<String, String>) -> Result<(), Error> {
     match parameters.keys().next() {
         Some(key) => Err(Error::invalid(
             key.as_str(),

@@ -15,17 +15,20 @@ pub enum Place {
     Launch,
     /// Nowhere yet; one is on its way.
     Wait,
+    /// Nowhere: all of those that the user may have are full.
+    Enough,
     /// Nowhere: all are taken.
     Full,
 }
 
-/// Chooses a place. `reachable` are the instances with a link; `max` is the
-/// largest number of instances.
+/// Chooses a place. `reachable` are the instances with a link; `own_max` is the
+/// largest number of instances that the user may hold, `max` of all.
 #[must_use]
 pub fn choose(
     instances: &[Instance],
     reachable: impl Fn(InstanceId) -> bool,
     user: UserId,
+    own_max: u32,
     max: u32,
 ) -> Place {
     let ready = |it: &&Instance| it.status == Status::Running && reachable(it.id);
@@ -37,6 +40,14 @@ pub fn choose(
     if let Some(own) = own {
         return Place::Own(own.id);
     }
+    let there = |it: &&Instance| it.status != Status::Terminated;
+    let held = instances
+        .iter()
+        .filter(there)
+        .filter(|it| it.assigned_to == Some(user));
+    if held.count() >= own_max as usize {
+        return Place::Enough;
+    }
     let free = instances
         .iter()
         .filter(ready)
@@ -44,7 +55,6 @@ pub fn choose(
     if let Some(free) = free {
         return Place::Free(free.id);
     }
-    let there = |it: &&Instance| it.status != Status::Terminated;
     let on_its_way = instances.iter().any(|it| {
         it.assigned_to.is_none()
             && (it.status == Status::Provisioning
@@ -87,13 +97,25 @@ mod tests {
         let user = UserId::new();
         let own = instance(Status::Running, Some(user), 1);
         let all = [instance(Status::Running, None, 0), own.clone()];
-        assert_eq!(choose(&all, |_| true, user, 9), Place::Own(own.id));
+        assert_eq!(choose(&all, |_| true, user, 1, 9), Place::Own(own.id));
+    }
+
+    #[test]
+    fn who_has_as_many_as_they_may_gets_no_other() {
+        let user = UserId::new();
+        let all = [
+            instance(Status::Running, None, 0),
+            instance(Status::Running, Some(user), 2),
+        ];
+        assert_eq!(choose(&all, |_| true, user, 1, 9), Place::Enough);
+        assert_eq!(choose(&all, |_| true, user, 2, 9), Place::Free(all[0].id));
     }
 
     proptest! {
         #[test]
         fn nobody_gets_an_instance_that_another_user_holds(
             kinds in proptest::collection::vec((0..5u8, 0..3u8, 0..3i64, any::<bool>()), 0..8),
+            own_max in 1..4u32,
             max in 1..10u32,
         ) {
             let users = [UserId::new(), UserId::new()];
@@ -103,7 +125,7 @@ mod tests {
                 instance(status, holder, *sessions)
             }).collect();
             let up: Vec<_> = all.iter().zip(&kinds).filter(|(_, kind)| kind.3).map(|(it, _)| it.id).collect();
-            match choose(&all, |id| up.contains(&id), users[0], max) {
+            match choose(&all, |id| up.contains(&id), users[0], own_max, max) {
                 Place::Own(id) => {
                     let it = all.iter().find(|it| it.id == id).expect("one of them");
                     prop_assert_eq!(it.assigned_to, Some(users[0]));
@@ -112,12 +134,14 @@ mod tests {
                 Place::Free(id) => {
                     let it = all.iter().find(|it| it.id == id).expect("one of them");
                     prop_assert!(it.assigned_to.is_none() && it.status == Status::Running);
+                    let held = all.iter().filter(|it| it.assigned_to == Some(users[0]) && it.status != Status::Terminated);
+                    prop_assert!(held.count() < own_max as usize);
                 }
                 Place::Launch => {
                     let there = all.iter().filter(|it| it.status != Status::Terminated).count();
                     prop_assert!(there < max as usize);
                 }
-                Place::Wait | Place::Full => {}
+                Place::Wait | Place::Full | Place::Enough => {}
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Users and their settings.
+//! Users.
 
 use std::fmt;
 use std::str::FromStr;
@@ -100,67 +100,69 @@ pub struct User {
     pub last_login_at: Option<Timestamp>,
     /// Since when they may not sign in.
     pub disabled_at: Option<Timestamp>,
+    /// Since when the address is known to be theirs; without it nobody signs in.
+    pub email_verified_at: Option<Timestamp>,
+    /// Whether there is a password; without it there are identities only.
+    pub has_password: bool,
+    /// Whether a second factor is asked for at login.
+    pub second_factor: bool,
+    /// Since when an administrator requires one.
+    pub second_factor_required_at: Option<Timestamp>,
+    /// Grows when what they may do changes; what was given before is refused.
+    pub access_version: i64,
+    /// Where it is not as the deployment has it.
+    pub quotas: Quotas,
 }
 
-/// What a user prefers. New sessions take their defaults from here.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct UserSettings {
-    /// For the frontend.
-    pub theme: Theme,
-    /// For new sessions.
-    pub browser_preferences: BrowserPreferences,
-    /// For the pool.
-    pub ec2_preferences: Ec2Preferences,
+impl User {
+    /// Whether they may sign in at all.
+    #[must_use]
+    pub fn may_sign_in(&self) -> bool {
+        self.disabled_at.is_none() && self.email_verified_at.is_some()
+    }
+
+    /// Whether a second factor has to be enrolled before anything else.
+    #[must_use]
+    pub fn has_to_enrol(&self) -> bool {
+        self.second_factor_required_at.is_some() && !self.second_factor
+    }
 }
 
-/// The frontend's colours.
+/// How much a user may have where nobody says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Live sessions.
+    pub sessions: u32,
+    /// Instances.
+    pub instances: u32,
+    /// Commands in a minute; 0: without limit.
+    pub commands_per_minute: u32,
+}
+
+impl Quotas {
+    /// What counts for the user who has these.
+    #[must_use]
+    pub fn or(self, limits: Limits) -> Limits {
+        Limits {
+            sessions: self.sessions.unwrap_or(limits.sessions),
+            instances: self.instances.unwrap_or(limits.instances),
+            commands_per_minute: self
+                .commands_per_minute
+                .unwrap_or(limits.commands_per_minute),
+        }
+    }
+}
+
+/// How much a user may have; `None`: as the deployment has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Theme {
-    /// Dark on light.
-    Light,
-    /// Light on dark.
-    Dark,
-    /// As the system has it.
-    #[default]
-    System,
-}
-
-/// Defaults of new sessions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct BrowserPreferences {
-    /// The `User-Agent` header.
-    pub default_user_agent: Option<String>,
-    /// CSS pixels.
-    pub default_viewport: Option<ViewportSize>,
-    /// A command's time, in milliseconds.
-    pub default_timeout_ms: Option<u64>,
-}
-
-/// CSS pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ViewportSize {
-    /// CSS pixels.
-    pub width: u32,
-    /// CSS pixels.
-    pub height: u32,
-}
-
-/// What a user prefers of the instances that they get.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ec2Preferences {
-    /// An AWS region.
-    pub preferred_region: Option<String>,
-    /// An EC2 instance type.
-    pub instance_type: Option<String>,
-    /// Whether an idle instance is ended.
-    pub terminate_when_idle: Option<bool>,
-    /// How long it may be idle.
-    pub idle_timeout_minutes: Option<u32>,
+pub struct Quotas {
+    /// Live sessions.
+    pub sessions: Option<u32>,
+    /// Instances.
+    pub instances: Option<u32>,
+    /// Commands in a minute.
+    pub commands_per_minute: Option<u32>,
 }
 
 #[cfg(test)]

@@ -26,18 +26,20 @@ pub struct Lease {
 }
 
 impl Fleet {
-    /// Leases an instance with room for one more session to this user.
+    /// Leases an instance with room for one more session to this user, who may
+    /// have `instances_max`.
     ///
     /// # Errors
-    /// [`Error::NoCapacity`] where all are taken, or none was ready in time.
-    pub async fn acquire(&self, user: UserId) -> Result<Lease, Error> {
+    /// [`Error::QuotaReached`]; [`Error::NoCapacity`] where all are taken, or none
+    /// was ready in time.
+    pub async fn acquire(&self, user: UserId, instances_max: u32) -> Result<Lease, Error> {
         let latest = Instant::now() + ACQUIRE_DEADLINE;
         let mut links = self.relay.changes();
         let mut pool = self.woken();
         loop {
             links.mark_unchanged();
             pool.mark_unchanged();
-            if let Some(lease) = self.try_acquire(user).await? {
+            if let Some(lease) = self.try_acquire(user, instances_max).await? {
                 return Ok(lease);
             }
             let news = async {
@@ -55,11 +57,11 @@ impl Fleet {
         }
     }
 
-    async fn try_acquire(&self, user: UserId) -> Result<Option<Lease>, Error> {
+    async fn try_acquire(&self, user: UserId, instances_max: u32) -> Result<Option<Lease>, Error> {
         let doors = self.placing.lock().await;
         let instances = self.store.instances().await?;
         let reachable = |id| self.relay.contact(id) == Contact::Up;
-        match placement::choose(&instances, reachable, user, self.wanted.max) {
+        match placement::choose(&instances, reachable, user, instances_max, self.wanted.max) {
             Place::Own(instance) => {
                 Ok(instances
                     .iter()
@@ -83,6 +85,11 @@ impl Fleet {
                 Ok(None)
             }
             Place::Wait => Ok(None),
+            Place::Enough => Err(Error::QuotaReached {
+                name: "instances",
+                limit: instances_max,
+                retry_after: None,
+            }),
             Place::Full => {
                 // An idle instance of another user may be given back for this one.
                 if self.retire_one_idle(&instances).await? {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use browserfleet_proto::agent::v1::{self, to_agent::Body};
-use browserfleet_proto::ids::InstanceId;
+use browserfleet_proto::ids::{InstanceId, UserId};
 use browserfleet_proto::ladder;
 
 use super::{Doors, Fleet};
@@ -162,16 +162,47 @@ impl Fleet {
             return Ok(());
         }
         let idle = now.since(row.last_activity_at);
-        if idle < self.wanted.idle {
-            due(done, self.wanted.idle.saturating_sub(idle));
+        let patience = self.patience_for(row).await?;
+        if idle < patience {
+            due(done, patience.saturating_sub(idle));
             return Ok(());
         }
         // What one user had is never given to another: the machine ends.
-        if self.retire(row, self.wanted.idle).await? {
+        if self.retire(row, patience).await? {
             self.end_machine(row.id).await?;
             self.gone(row, "instance_idle", done).await?;
             done.terminated += 1;
         }
+        Ok(())
+    }
+
+    /// How long an instance may be idle: as the fleet has it, or sooner where its
+    /// holder wants it ended sooner.
+    async fn patience_for(&self, row: &Instance) -> Result<Duration, Error> {
+        let Some(holder) = row.assigned_to else {
+            return Ok(self.wanted.idle);
+        };
+        let settings = self.store.settings(holder).await?.unwrap_or_default().0;
+        let theirs = settings.ec2_preferences;
+        let wanted = theirs
+            .idle_timeout_minutes
+            .filter(|_| theirs.terminate_when_idle == Some(true))
+            .map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
+        Ok(wanted.map_or(self.wanted.idle, |it| it.min(self.wanted.idle)))
+    }
+
+    /// Gives back all instances of somebody who is barred; those that still have
+    /// sessions follow when these are over.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn release_all_of(&self, user: UserId) -> Result<(), Error> {
+        for row in self.store.instances().await? {
+            if row.assigned_to == Some(user) && row.status == Status::Running {
+                self.retire(&row, Duration::ZERO).await?;
+            }
+        }
+        self.wake();
         Ok(())
     }
 

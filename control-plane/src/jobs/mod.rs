@@ -4,9 +4,11 @@
 mod converge;
 mod expire;
 mod purge;
+mod revoke;
 
 use std::sync::Arc;
 
+use crate::accounts::Accounts;
 use crate::fleet::Fleet;
 use crate::provider::Provider;
 use crate::sessions::Sessions;
@@ -18,6 +20,8 @@ use crate::tasks::Tasks;
 pub struct Jobs {
     /// Rows.
     pub store: Store,
+    /// Users.
+    pub accounts: Arc<Accounts>,
     /// Instances.
     pub fleet: Arc<Fleet>,
     /// Browsers.
@@ -34,6 +38,7 @@ impl Jobs {
             "expire",
             expire::run(Arc::clone(&self.sessions), tasks.clone()),
         );
+        tasks.spawn("revoke", revoke::run(self.clone(), tasks.clone()));
         tasks.spawn("purge", purge::run(self.clone(), tasks.clone()));
     }
 }

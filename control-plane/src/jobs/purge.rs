@@ -64,5 +64,6 @@ async fn round(jobs: &Jobs, noted: Timestamp) -> Result<(), Error> {
     let key_life = i64::try_from(KEY_LIFE.as_micros()).unwrap_or(i64::MAX);
     jobs.store.purge_keys(Timestamp(now.0 - key_life)).await?;
     jobs.store.purge_join_tokens(now).await?;
+    jobs.accounts.tidy().await?;
     Ok(())
 }

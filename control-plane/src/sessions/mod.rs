@@ -4,6 +4,7 @@ pub mod address;
 pub mod ledger;
 mod lookup;
 mod open;
+mod pace;
 mod perform;
 pub mod registry;
 mod reports;
@@ -14,6 +15,7 @@ use browserfleet_proto::ids::SessionId;
 use tokio::sync::watch;
 
 use crate::domain::session::Session;
+use crate::domain::user::Limits;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::relay::Relay;
@@ -26,14 +28,8 @@ pub use perform::{Performed, Request};
 pub use reports::Report;
 
 use ledger::Ledger;
+use pace::Pace;
 use registry::{Held, Phase, Registry};
-
-/// How many live sessions one user may have.
-#[derive(Debug, Clone, Copy)]
-pub struct Quota {
-    /// Sessions that have not ended.
-    pub live: u32,
-}
 
 /// The service.
 #[derive(Debug)]
@@ -44,7 +40,8 @@ pub struct Sessions {
     ledger: Ledger,
     registry: Registry,
     tasks: Tasks,
-    quota: Quota,
+    limits: Limits,
+    pace: Pace,
     /// Changes when a session began or its end was moved.
     ends: watch::Sender<u64>,
 }
@@ -98,7 +95,7 @@ impl Sessions {
         relay: Arc<Relay>,
         fleet: Arc<Fleet>,
         tasks: Tasks,
-        quota: Quota,
+        limits: Limits,
     ) -> Self {
         Self {
             ledger: Ledger::start(store.clone(), &tasks),
@@ -107,7 +104,8 @@ impl Sessions {
             fleet,
             registry: Registry::default(),
             tasks,
-            quota,
+            limits,
+            pace: Pace::default(),
             ends: watch::Sender::new(0),
         }
     }

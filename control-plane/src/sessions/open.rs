@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use browserfleet_proto::action::Code;
 use browserfleet_proto::agent::v1::{self, to_agent::Body};
-use browserfleet_proto::ids::SessionId;
+use browserfleet_proto::ids::{SessionId, UserId};
 use browserfleet_proto::{ladder, limits};
 use tokio::time::timeout;
 
@@ -15,7 +15,7 @@ use super::{OwnedSession, Sessions};
 use crate::accounts::CurrentUser;
 use crate::clock;
 use crate::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
-use crate::domain::user::UserSettings;
+use crate::domain::settings::UserSettings;
 use crate::error::Error;
 
 /// A session's life where nobody says otherwise.
@@ -63,17 +63,23 @@ impl Sessions {
     /// [`Error::QuotaReached`], [`Error::NoCapacity`], or why its browser could
     /// not be started.
     pub async fn open(self: &Arc<Self>, user: &CurrentUser, wish: Wish) -> Result<Session, Error> {
-        let settings = self.store.settings(user.id).await?.unwrap_or_default();
+        let settings = self.store.settings(user.id).await?;
+        let settings = settings.map(|it| it.0).unwrap_or_default();
+        let theirs = self.store.user(user.id).await?;
+        let theirs = theirs.ok_or(Error::Unauthenticated)?;
+        let limits = theirs.quotas.or(self.limits);
         let session = new_session(user, wish, &settings);
-        if !self.store.admit_session(&session, self.quota.live).await? {
+        if !self.store.admit_session(&session, limits.sessions).await? {
             return Err(Error::QuotaReached {
-                limit: self.quota.live,
+                name: "live_sessions",
+                limit: limits.sessions,
+                retry_after: None,
             });
         }
         let id = session.id;
         let this = Arc::clone(self);
         let work = self.tasks.spawn("open session", async move {
-            let started = this.start(session).await;
+            let started = this.start(session, limits.instances).await;
             if let Err(error) = &started {
                 this.finish(id, error.code(), &error.to_string()).await;
             }
@@ -93,8 +99,8 @@ impl Sessions {
             .ok_or(Error::NotFound("session"))
     }
 
-    async fn start(&self, session: Session) -> Result<(), Error> {
-        let lease = self.fleet.acquire(session.user).await?;
+    async fn start(&self, session: Session, instances_max: u32) -> Result<(), Error> {
+        let lease = self.fleet.acquire(session.user, instances_max).await?;
         let now = clock::now();
         let placed = self
             .store
@@ -190,6 +196,17 @@ impl Sessions {
             .session(session.id())
             .await?
             .ok_or(Error::NotFound("session"))
+    }
+
+    /// Ends the sessions of somebody who is barred, and waits until they are over.
+    pub async fn end_all_of(self: &Arc<Self>, user: UserId) {
+        let theirs = self.registry.select(|held| held.user == user);
+        let ends = theirs.iter().map(|held| async {
+            if let Err(error) = self.wind_down(held, "user_barred").await {
+                tracing::warn!(session.id = %held.id, %error, "could not end a session");
+            }
+        });
+        futures_util::future::join_all(ends).await;
     }
 
     /// Ends all sessions, for the end of the process.

@@ -51,6 +51,7 @@ impl Sessions {
         let command = CommandId::new();
         let fail = |error| CommandError { command, error };
         let held = session.held().map_err(fail)?;
+        self.keep_pace(held.user).await.map_err(fail)?;
         let this = Arc::clone(self);
         let work = self.tasks.spawn("command", async move {
             let outcome = this.run(&held, command, request).await;

@@ -5,12 +5,19 @@
 //! Types that both engines have: TEXT for ids and JSON, BIGINT for microseconds
 //! since 1970. Placeholders are `$1`.
 
+pub mod access;
+pub mod audit;
 pub mod commands;
 pub mod error;
 pub mod idempotency;
+pub mod identities;
 pub mod instances;
 pub mod join_tokens;
+pub mod keys;
+pub mod logins;
+pub mod mail_tokens;
 mod open;
+pub mod second_factors;
 pub mod sessions;
 pub mod users;
 
@@ -44,6 +51,9 @@ impl Store {
         self.write.close().await;
     }
 }
+
+/// What several statements share that happen together or not at all.
+type Transaction<'a> = sqlx::Transaction<'a, sqlx::Any>;
 
 /// A column that must be readable as what was written.
 fn column<'r, T>(row: &'r AnyRow, name: &'static str) -> Result<T, Error>

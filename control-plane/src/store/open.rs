@@ -18,7 +18,7 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// Append-only: numbered, named, and safe for the version before.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (
         1,
         "accounts",
@@ -33,6 +33,16 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         3,
         "sessions",
         include_str!("../../../migrations/0003_sessions.sql"),
+    ),
+    (
+        4,
+        "logins",
+        include_str!("../../../migrations/0004_logins.sql"),
+    ),
+    (
+        5,
+        "audit",
+        include_str!("../../../migrations/0005_audit.sql"),
     ),
 ];
 
