@@ -1,15 +1,16 @@
 //! Passwords: Argon2id, away from the runtime's threads, a bounded number at once.
 //!
 //! One hash takes 19 MiB and some 20 ms of a core. The permit that bounds them
-//! moves into the blocking task, so that a caller who leaves frees nothing that
-//! is still in use.
+//! is the memory itself: blocks are lent to a hash and come back from it, so that
+//! what a flood of logins takes is what was set and no more, however the
+//! allocator deals with blocks of such a size.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{Output, ParamsString, PasswordHash, Salt, SaltString};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -39,12 +40,23 @@ pub(super) enum Verified {
     },
 }
 
-#[derive(Debug)]
+/// What hashes are made in, one at a time in each.
+type Memory = Vec<Block>;
+
 pub(super) struct Passwords {
-    argon2: Argon2<'static>,
+    params: Params,
     permits: Arc<Semaphore>,
+    /// The memory that no hash has at the moment; the one used last goes first, so
+    /// that one login after the other needs no second.
+    idle: Arc<Mutex<Vec<Memory>>>,
     /// What is verified where there is no account, so that it takes as long.
     nobody: String,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords")
+    }
 }
 
 impl Passwords {
@@ -56,17 +68,18 @@ impl Passwords {
             None,
         )
         .map_err(|error| anyhow::anyhow!("the parameters of Argon2 are not usable: {error}"))?;
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let nobody = hash(&argon2, b"nobody has this password").context("could not hash")?;
+        let mut memory = Memory::new();
+        let nobody =
+            hash(&params, b"nobody has this password", &mut memory).context("could not hash")?;
         Ok(Self {
-            argon2,
+            params,
+            idle: Arc::new(Mutex::new(vec![memory])),
             permits: Arc::new(Semaphore::new(parameters.at_once)),
             nobody,
         })
     }
 
-    /// Hashes a new password, if it is one that we take.
-    /// `theirs` is what others know of its owner. `field` is named where it is
+    /// Hashes a new password, if it is one that we take. `theirs` is what others know of its owner. `field` is named where it is
     /// refused.
     pub(super) async fn hash_new(
         &self,
@@ -83,15 +96,15 @@ impl Passwords {
                 ),
             ));
         }
-        let argon2 = self.argon2.clone();
+        let params = self.params.clone();
         let mut known: Vec<String> = vec!["browserfleet".to_owned()];
         known.extend(theirs.iter().map(|it| (*it).to_owned()));
-        self.blocking(move || {
+        self.blocking(move |memory| {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             if zxcvbn::zxcvbn(&password, &known).score() < zxcvbn::Score::Two {
                 return Err(Error::PasswordTooCommon { field });
             }
-            hash(&argon2, password.as_bytes()).map_err(Error::Internal)
+            hash(&params, password.as_bytes(), memory).map_err(Error::Internal)
         })
         .await?
     }
@@ -106,20 +119,21 @@ impl Passwords {
         if password.chars().count() > CHARACTERS_MAX {
             return Ok(Verified::Wrong);
         }
-        let argon2 = self.argon2.clone();
+        let params = self.params.clone();
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        self.blocking(move || {
+        self.blocking(move |memory| {
             let parsed = PasswordHash::new(&hash)
                 .map_err(|error| Error::Internal(anyhow::anyhow!("unreadable hash: {error}")))?;
-            let right = argon2.verify_password(password.as_bytes(), &parsed).is_ok();
+            let right = is_right(&parsed, password.as_bytes(), memory).map_err(Error::Internal)?;
             if !(right && known) {
                 return Ok(Verified::Wrong);
             }
-            if !is_weaker(&parsed, argon2.params()) {
+            if !is_weaker(&parsed, &params) {
                 return Ok(Verified::Right { rehashed: None });
             }
-            let rehashed = self::hash(&argon2, password.as_bytes()).map_err(Error::Internal)?;
+            let rehashed = self::hash(&params, password.as_bytes(), memory);
+            let rehashed = rehashed.map_err(Error::Internal)?;
             Ok(Verified::Right {
                 rehashed: Some(rehashed),
             })
@@ -129,14 +143,21 @@ impl Passwords {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let permit = timeout(PERMIT_DEADLINE, Arc::clone(&self.permits).acquire_owned())
             .await
             .map_err(|_| Error::Overloaded)?
             .map_err(|error| Error::Internal(error.into()))?;
+        let idle = Arc::clone(&self.idle);
         tokio::task::spawn_blocking(move || {
-            let done = work();
+            let lent = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut memory = lent.unwrap_or_default();
+            let done = work(&mut memory);
+            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(memory);
+            // Here, and not where the caller waits: one who leaves frees nothing
+            // that is still in use.
             drop(permit);
             done
         })
@@ -155,13 +176,57 @@ fn is_weaker(hash: &PasswordHash<'_>, wanted: &Params) -> bool {
         || was.t_cost() < wanted.t_cost()
 }
 
-fn hash(argon2: &Argon2<'_>, password: &[u8]) -> anyhow::Result<String> {
+/// Whether this is the password of the hash, made as the hash was made.
+fn is_right(hash: &PasswordHash<'_>, password: &[u8], memory: &mut Memory) -> anyhow::Result<bool> {
+    let fault = |error| anyhow::anyhow!("unreadable hash: {error}");
+    let algorithm = Algorithm::try_from(hash.algorithm).map_err(fault)?;
+    let params = Params::try_from(hash).map_err(fault)?;
+    let (Some(salt), Some(kept)) = (hash.salt, hash.hash) else {
+        anyhow::bail!("unreadable hash: it has no salt or no output");
+    };
+    let made = output(algorithm, &params, salt, password, memory)?;
+    // Takes as long whether they differ early or late.
+    Ok(made == kept)
+}
+
+fn hash(params: &Params, password: &[u8], memory: &mut Memory) -> anyhow::Result<String> {
     let salt: [u8; SALT_BYTES] = rand::random();
     let salt = SaltString::encode_b64(&salt).map_err(|error| anyhow::anyhow!("salt: {error}"))?;
-    let hash = argon2
-        .hash_password(password, &salt)
-        .map_err(|error| anyhow::anyhow!("Argon2: {error}"))?;
+    let algorithm = Algorithm::Argon2id;
+    let made = output(algorithm, params, salt.as_salt(), password, memory)?;
+    let described = ParamsString::try_from(params);
+    let hash = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(Version::V0x13.into()),
+        params: described.map_err(|error| anyhow::anyhow!("parameters: {error}"))?,
+        salt: Some(salt.as_salt()),
+        hash: Some(made),
+    };
     Ok(hash.to_string())
+}
+
+fn output(
+    algorithm: Algorithm,
+    params: &Params,
+    salt: Salt<'_>,
+    password: &[u8],
+    memory: &mut Memory,
+) -> anyhow::Result<Output> {
+    let fault = |error| anyhow::anyhow!("salt: {error}");
+    let mut buffer = [0; Salt::MAX_LENGTH];
+    let salt = salt.decode_b64(&mut buffer).map_err(fault)?;
+    let blocks = params.block_count();
+    if memory.len() < blocks {
+        *memory = vec![Block::default(); blocks];
+    }
+    let argon2 = Argon2::new(algorithm, Version::V0x13, params.clone());
+    let length = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    Output::init_with(length, |out| {
+        let made =
+            argon2.hash_password_into_with_memory(password, salt, out, &mut memory[..blocks]);
+        Ok(made?)
+    })
+    .map_err(|error| anyhow::anyhow!("Argon2: {error}"))
 }
 
 #[cfg(test)]
