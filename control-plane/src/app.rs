@@ -307,6 +307,7 @@ fn open_accounts(
     let settings = accounts::Settings {
         passwords: settings.passwords,
         signing_keys: settings.signing_keys,
+        sealing_key: settings.sealing_key,
         registration: settings.registration,
         lives: Lives {
             idle: settings.login_idle,
@@ -318,6 +319,8 @@ fn open_accounts(
             from: settings.mail_from,
             folder: data_dir.join("mail"),
         },
+        providers: settings.providers,
+        allowed_origins: settings.allowed_origins,
     };
     Accounts::open(store, data_dir, settings)
 }

@@ -45,6 +45,9 @@ pub struct Accounts {
     pub trusted_proxies: Vec<IpNet>,
     /// The keys that sign access tokens; the first signs, both verify.
     pub signing_keys: Vec<PathBuf>,
+    /// The key that seals what the database holds of second factors; `None`: one
+    /// of the data folder.
+    pub sealing_key: Option<PathBuf>,
     /// Who may make an account: `open`, `invitation` or `closed`.
     pub registration: Registration,
     /// How long a login lasts that nobody uses.
@@ -57,6 +60,44 @@ pub struct Accounts {
     pub smtp: Option<Url>,
     /// Who mail is from.
     pub mail_from: String,
+    /// Whom else somebody can sign in with.
+    pub providers: Vec<OauthProvider>,
+}
+
+/// Somebody else who knows our users.
+#[derive(Clone)]
+pub struct OauthProvider {
+    /// In our addresses.
+    pub name: String,
+    /// As we are known there.
+    pub client_id: String,
+    /// Ours.
+    pub client_secret: String,
+    /// How it is spoken to.
+    pub kind: OauthKind,
+}
+
+impl std::fmt::Debug for OauthProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.kind)
+    }
+}
+
+/// How a provider is spoken to.
+#[derive(Debug, Clone)]
+pub enum OauthKind {
+    /// OpenID Connect, by discovery.
+    Oidc {
+        /// Its address.
+        issuer: String,
+    },
+    /// GitHub's own way, or that of a GitHub Enterprise Server.
+    GitHub {
+        /// Where people sign in.
+        site: String,
+        /// Where its API is.
+        api: String,
+    },
 }
 
 /// Who may make an account.
@@ -203,7 +244,7 @@ impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         let unknown = std::env::vars_os()
             .filter_map(|(key, _)| key.into_string().ok())
-            .filter(|key| key.starts_with(PREFIX) && !KEYS.contains(&&key[PREFIX.len()..]));
+            .filter(|key| key.strip_prefix(PREFIX).is_some_and(|it| !is_setting(it)));
         let mut faults: Vec<String> = unknown
             .map(|key| format!("{key} is not a setting; see deploy/env.example for those that are"))
             .collect();
@@ -243,7 +284,8 @@ const SIGNING_KEYS_MAX: usize = 2;
 
 const PREFIX: &str = "BROWSERFLEET_";
 
-/// Every setting there is, without the prefix.
+/// Every setting there is, without the prefix. `NAME` stands for the name of a
+/// provider, in capitals.
 pub const KEYS: &[&str] = &[
     "DATA_DIR",
     "LISTEN",
@@ -266,6 +308,7 @@ pub const KEYS: &[&str] = &[
     "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
     "SIGNING_KEYS",
+    "SEALING_KEY",
     "REGISTRATION",
     "LOGIN_IDLE_DAYS",
     "LOGIN_MAX_DAYS",
@@ -273,6 +316,14 @@ pub const KEYS: &[&str] = &[
     "PASSWORD_PASSES",
     "PASSWORD_LANES",
     "PASSWORD_HASHES_AT_ONCE",
+    "GITHUB_CLIENT_ID",
+    "GITHUB_CLIENT_SECRET",
+    "GITHUB_URL",
+    "GITHUB_API_URL",
+    "OIDC_PROVIDERS",
+    "OIDC_NAME_ISSUER",
+    "OIDC_NAME_CLIENT_ID",
+    "OIDC_NAME_CLIENT_SECRET",
     "SMTP_URL",
     "MAIL_FROM",
     "ADMIN_EMAIL",
@@ -280,6 +331,13 @@ pub const KEYS: &[&str] = &[
     "LOG",
     "LOG_FORMAT",
 ];
+
+fn is_setting(key: &str) -> bool {
+    let of_a_provider = ["_ISSUER", "_CLIENT_ID", "_CLIENT_SECRET"]
+        .iter()
+        .any(|end| key.starts_with("OIDC_") && key.ends_with(end));
+    KEYS.contains(&key) || of_a_provider
+}
 
 struct Settings<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
@@ -388,6 +446,7 @@ impl Settings<'_> {
                 .map(|it| it.0)
                 .collect(),
             signing_keys,
+            sealing_key: self.text("SEALING_KEY").map(PathBuf::from),
             registration: self.or("REGISTRATION", Registration::Open),
             login_idle: days(idle),
             login_longest: days(longest),
@@ -402,6 +461,7 @@ impl Settings<'_> {
                 lanes: self.number("PASSWORD_LANES", 1, 1, 16),
                 at_once: self.number("PASSWORD_HASHES_AT_ONCE", 4, 1, 1_000) as usize,
             },
+            providers: self.providers(),
             smtp: self.smtp(),
             mail_from: self
                 .text("MAIL_FROM")
@@ -437,6 +497,76 @@ impl Settings<'_> {
             }
         }
         origins
+    }
+
+    fn providers(&mut self) -> Vec<OauthProvider> {
+        let names: Vec<String> = self.list("OIDC_PROVIDERS");
+        let mut providers = Vec::new();
+        for name in names {
+            let clean = name
+                .chars()
+                .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+            if !clean || name == "github" {
+                self.faults.push(format!(
+                    "{PREFIX}OIDC_PROVIDERS has `{name}`; a name is of a-z and 0-9, and not `github`"
+                ));
+                continue;
+            }
+            let key = format!("OIDC_{}", name.to_uppercase());
+            let issuer = self.web_address(&format!("{key}_ISSUER"), None);
+            let (client_id, client_secret) = self.credentials(&key);
+            providers.push(OauthProvider {
+                name,
+                client_id,
+                client_secret,
+                kind: OauthKind::Oidc { issuer },
+            });
+        }
+        let github = ["GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"]
+            .iter()
+            .any(|key| self.text(key).is_some());
+        if github {
+            let (client_id, client_secret) = self.credentials("GITHUB");
+            providers.push(OauthProvider {
+                name: "github".into(),
+                client_id,
+                client_secret,
+                kind: OauthKind::GitHub {
+                    site: self.web_address("GITHUB_URL", Some("https://github.com")),
+                    api: self.web_address("GITHUB_API_URL", Some("https://api.github.com")),
+                },
+            });
+        }
+        providers
+    }
+
+    fn credentials(&mut self, key: &str) -> (String, String) {
+        let mut needed = |key: String| {
+            let text = self.text(&key);
+            if text.is_none() {
+                self.faults.push(format!("{PREFIX}{key} is missing"));
+            }
+            text.unwrap_or_default()
+        };
+        let client_id = needed(format!("{key}_CLIENT_ID"));
+        (client_id, needed(format!("{key}_CLIENT_SECRET")))
+    }
+
+    /// An address that secrets are sent to: over TLS, unless it is this machine.
+    fn web_address(&mut self, key: &str, default: Option<&str>) -> String {
+        let text = self.text(key).or_else(|| default.map(str::to_owned));
+        let text = text.unwrap_or_default();
+        let fine = text.parse::<Url>().is_ok_and(|url| {
+            let here = ["127.0.0.1", "localhost", "[::1]"];
+            let local = url.host_str().is_some_and(|it| here.contains(&it));
+            url.scheme() == "https" || (url.scheme() == "http" && local)
+        });
+        if !fine {
+            self.faults.push(format!(
+                "{PREFIX}{key} is `{text}`; it has to be an https address"
+            ));
+        }
+        text
     }
 
     /// Its faults name no value: it has a password in it.

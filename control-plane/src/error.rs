@@ -98,6 +98,29 @@ pub enum Error {
     /// The current password was asked for, and is another one.
     #[error("current_password: this is not your password")]
     CurrentPasswordWrong,
+    /// Another provider does not answer as it should.
+    #[error("the provider could not be used; try again later")]
+    ProviderFailed,
+    /// Another provider says that somebody did not want to, or may not.
+    #[error("the provider did not let you in")]
+    ProviderDenied,
+    /// What came back from a provider does not belong to what this browser began.
+    #[error("begin again: this is not what this browser asked the provider, or it took too long")]
+    AttemptInvalid,
+    /// Another provider does not vouch for an address.
+    #[error(
+        "the provider does not vouch for your e-mail address; sign in and join it to your account"
+    )]
+    ProviderEmailUnverified,
+    /// The identity is joined to an account.
+    #[error("this identity is joined to an account already")]
+    IdentityTaken,
+    /// The address has an account that the identity is not joined to.
+    #[error("there is an account with this e-mail address; sign in and join the identity to it")]
+    LinkNeeded,
+    /// There would be no way to sign in left.
+    #[error("this is your only way to sign in; set a password first")]
+    LastWayIn,
     /// Somebody tried too often.
     #[error("too many attempts; try again later")]
     TooManyAttempts {
@@ -229,6 +252,13 @@ impl Error {
             Self::SecondFactorEnabled => "second_factor_enabled",
             Self::SecondFactorEnrolmentNeeded => "second_factor_enrolment_needed",
             Self::CurrentPasswordWrong => "current_password_wrong",
+            Self::ProviderFailed => "provider_failed",
+            Self::ProviderDenied => "provider_denied",
+            Self::AttemptInvalid => "attempt_invalid",
+            Self::ProviderEmailUnverified => "provider_email_unverified",
+            Self::IdentityTaken => "identity_taken",
+            Self::LinkNeeded => "link_needed",
+            Self::LastWayIn => "last_way_in",
             Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::PreconditionFailed => "precondition_failed",
             Self::LastAdministrator => "last_administrator",
@@ -256,7 +286,7 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::BadRequest { .. } | Self::MailTokenInvalid => 400,
+            Self::BadRequest { .. } | Self::MailTokenInvalid | Self::AttemptInvalid => 400,
             Self::Unauthenticated
             | Self::BadCredentials
             | Self::RefreshTokenInvalid
@@ -270,6 +300,8 @@ impl Error {
             | Self::SecondFactorEnrolmentNeeded
             | Self::CurrentPasswordWrong
             | Self::CrossOrigin
+            | Self::ProviderDenied
+            | Self::ProviderEmailUnverified
             | Self::InsufficientScope { .. } => 403,
             Self::NotFound(_) => 404,
             Self::MethodNotAllowed => 405,
@@ -280,6 +312,9 @@ impl Error {
             | Self::IdempotencyInProgress
             | Self::IdempotencyNotKept
             | Self::SecondFactorEnabled
+            | Self::IdentityTaken
+            | Self::LinkNeeded
+            | Self::LastWayIn
             | Self::LastAdministrator => 409,
             Self::SessionGone { .. } => 410,
             Self::PreconditionFailed => 412,
@@ -294,6 +329,7 @@ impl Error {
             | Self::NotSent
             | Self::Overloaded
             | Self::StoreUnavailable => 503,
+            Self::ProviderFailed => 502,
             Self::OutcomeUnknown => 504,
             Self::Rejected(rejection) => rejection_status(rejection.code),
             Self::Internal(_) => 500,

@@ -83,6 +83,13 @@ fn table() -> Vec<Route> {
         route("GET", "/api/auth/sessions", None, [401, 200, 200]),
         route("DELETE", "/api/auth/sessions", None, [401, 204, 204]),
         route("DELETE", "/api/auth/sessions/{login}", None, theirs),
+        route("GET", "/api/users/me/identities", None, [401, 200, 200]),
+        route(
+            "DELETE",
+            "/api/users/me/identities/{identity}",
+            None,
+            theirs,
+        ),
         route("GET", "/api/keys", None, [401, 200, 200]),
         route(
             "POST",
@@ -222,6 +229,14 @@ fn table() -> Vec<Route> {
             Some(json!({ "token": "x", "new_password": "four words and 1 number" })),
             [400, 400, 400],
         ),
+        route("GET", "/api/auth/oauth", None, [200, 200, 200]),
+        route("GET", "/api/auth/oauth/{provider}", None, [404, 404, 404]),
+        route(
+            "GET",
+            "/api/auth/oauth/{provider}/callback",
+            None,
+            [400, 400, 400],
+        ),
         route("GET", "/healthz", None, [200, 200, 200]),
         route("GET", "/readyz", None, [200, 200, 200]),
         route("GET", "/openapi.json", None, [200, 200, 200]),
@@ -312,6 +327,8 @@ async fn another_users_things_do_not_exist() {
         path.replace("{session}", id)
             .replace("{key}", &other(&key, "key_"))
             .replace("{login}", &other(&login, "lgn_"))
+            .replace("{identity}", &unknown.replace("ses_", "idt_"))
+            .replace("{provider}", "nobody")
             .replace("{user}", alices.as_str().unwrap_or_default())
     };
     let mut table = table();

@@ -7,6 +7,7 @@ mod keys;
 mod letters;
 mod login;
 mod mailer;
+mod oauth;
 mod passwords;
 mod profile;
 mod register;
@@ -38,12 +39,14 @@ pub use administer::Changes;
 pub use keys::{NewKey, ShownKey};
 pub use login::SignedIn;
 pub use mailer::MailSettings;
+pub use oauth::{Begun, Failed, Finished};
 pub use profile::Profile;
 pub use register::NewAccount;
-pub use second_factor::{Enrolment, SecondFactorState};
+pub use second_factor::{CHALLENGE_LIFE, Enrolment, SecondFactorState};
 
 use access::Access;
 use mailer::Mailer;
+use oauth::Providers;
 use passwords::Passwords;
 use secrets::{Seal, hash_of};
 use throttle::{Origin, Throttle};
@@ -110,6 +113,8 @@ pub struct Settings {
     pub passwords: config::Passwords,
     /// The keys that sign; without any, one is made.
     pub signing_keys: Vec<PathBuf>,
+    /// The key that seals; without it, one is made.
+    pub sealing_key: Option<PathBuf>,
     /// Who may make an account.
     pub registration: Registration,
     /// How long a login lasts.
@@ -118,6 +123,10 @@ pub struct Settings {
     pub public_url: String,
     /// How mail is sent.
     pub mail: MailSettings,
+    /// Whom else somebody can sign in with.
+    pub providers: Vec<config::OauthProvider>,
+    /// Origins that somebody may be sent back to.
+    pub allowed_origins: Vec<String>,
 }
 
 /// The service.
@@ -130,6 +139,7 @@ pub struct Accounts {
     access: Access,
     throttle: Throttle,
     mailer: Mailer,
+    providers: Providers,
     registration: Registration,
     lives: Lives,
     public_url: String,
@@ -147,10 +157,11 @@ impl Accounts {
             store,
             passwords: Passwords::new(settings.passwords)?,
             tokens: Tokens::open(folder, &settings.signing_keys)?,
-            seal: Seal::open(&folder.join("sealing.key"))?,
+            seal: Seal::open(folder, settings.sealing_key.as_deref())?,
             access: Access::default(),
             throttle: Throttle::new(),
             mailer: Mailer::new(settings.mail)?,
+            providers: Providers::new(settings.providers, settings.allowed_origins)?,
             registration: settings.registration,
             lives: settings.lives,
             public_url: settings.public_url,

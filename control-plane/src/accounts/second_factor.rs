@@ -31,7 +31,7 @@ const RECOVERY_CODES: usize = 10;
 /// Bytes of randomness in one: too many to be guessed, few enough to be typed.
 const RECOVERY_BYTES: usize = 10;
 /// How long somebody may look for their device.
-const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
+pub const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
 const CHALLENGE: &str = "second factor challenge";
 const SECRET: &str = "second factor secret";
 

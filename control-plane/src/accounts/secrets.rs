@@ -97,9 +97,14 @@ pub(super) fn read_key(file: &Path) -> anyhow::Result<Vec<u8>> {
 pub(super) struct Seal(RandomizedNonceKey);
 
 impl Seal {
-    /// With the key of this file, which is made if it is not there.
-    pub(super) fn open(file: &Path) -> anyhow::Result<Self> {
-        Self::new(&Sha256::digest(read_or_make(file)?))
+    /// With the key of this file; without it, with one of `folder`, which is made
+    /// at the first start.
+    pub(super) fn open(folder: &Path, file: Option<&Path>) -> anyhow::Result<Self> {
+        let key = match file {
+            Some(file) => read_key(file).context("BROWSERFLEET_SEALING_KEY")?,
+            None => read_or_make(&folder.join("sealing.key"))?,
+        };
+        Self::new(&Sha256::digest(key))
     }
 
     fn new(key: &[u8]) -> anyhow::Result<Self> {

@@ -38,9 +38,9 @@ const ADDRESS: Rate = rate(100, Duration::from_secs(1));
 /// All addresses at one account (NIST SP 800-63B-4, 3.2.2: 100 at most in a row).
 const ACCOUNT: Rate = rate(100, Duration::from_secs(36));
 /// Codes of a second factor, and the current password of somebody who is signed in.
-const PROOFS: Rate = rate(5, Duration::from_secs(30));
+const PROOFS: Rate = rate(10, Duration::from_secs(120));
 /// Mails to one address.
-const MAILS: Rate = rate(3, Duration::from_secs(200));
+const MAILS: Rate = rate(5, Duration::from_secs(120));
 /// Lines in the audit about one address that is being held up.
 const NOTICES: Rate = rate(1, Duration::from_secs(60));
 

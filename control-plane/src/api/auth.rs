@@ -78,7 +78,8 @@ pub struct LoginRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecondFactorRequest {
-    challenge: String,
+    /// Pages that come from another provider have it in a cookie.
+    challenge: Option<String>,
     code: String,
     deliver: Option<Delivery>,
 }
@@ -265,14 +266,34 @@ pub async fn login_with_second_factor(
     State(api): State<Api>,
     client: Client,
     page: FromPage,
+    kept: KeptChallenge,
     Body(request): Body<SecondFactorRequest>,
 ) -> Result<Response, Error> {
     let delivery = page.delivery(request.deliver);
+    let challenge = request.challenge.or(kept.0);
+    let challenge = challenge.ok_or_else(|| Error::invalid("challenge", "is missing"))?;
     let signed_in = api
         .accounts
-        .login_with_second_factor(&request.challenge, &request.code, &client)
+        .login_with_second_factor(&challenge, &request.code, &client)
         .await?;
-    Ok(deliver(signed_in, delivery))
+    let mut response = deliver(signed_in, delivery);
+    cookies::clear(response.headers_mut(), cookies::CHALLENGE, SameSite::Strict);
+    Ok(response)
+}
+
+/// The challenge of who came from another provider.
+pub struct KeptChallenge(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for KeptChallenge {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let kept = cookies::read(parts, cookies::CHALLENGE).map(str::to_owned);
+        if kept.is_some() {
+            origin::check_cookie(parts)?;
+        }
+        Ok(Self(kept))
+    }
 }
 
 /// A refresh token, and how it came.

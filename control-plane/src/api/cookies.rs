@@ -12,6 +12,11 @@ pub const ACCESS: &str = "__Host-browserfleet-access";
 /// The refresh token.
 pub const REFRESH: &str = "__Host-browserfleet-refresh";
 
+/// What was begun with another provider.
+pub const ATTEMPT: &str = "__Host-browserfleet-attempt";
+/// That the first factor was shown, at another provider.
+pub const CHALLENGE: &str = "__Host-browserfleet-challenge";
+
 /// A cookie of the request.
 pub fn read<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
     parts

@@ -16,6 +16,7 @@ mod cookies;
 mod edge;
 mod health;
 mod keys;
+mod oauth;
 mod openapi;
 mod origin;
 mod policy;
@@ -119,6 +120,8 @@ pub fn router(api: Api) -> Router {
             get(auth::logins).delete(auth::end_other_logins),
         )
         .route("/api/auth/sessions/{login}", delete(auth::end_login))
+        .route("/api/users/me/identities", get(oauth::identities))
+        .route("/api/users/me/identities/{identity}", delete(oauth::unlink))
         .route("/api/keys", get(keys::list).post(keys::create))
         .route("/api/keys/{key}", delete(keys::revoke))
         .route(
@@ -155,6 +158,9 @@ pub fn router(api: Api) -> Router {
         .route("/api/auth/logout", post(auth::logout))
         .route("/api/auth/forgot-password", post(auth::forgot_password))
         .route("/api/auth/reset-password", post(auth::reset_password))
+        .route("/api/auth/oauth", get(oauth::providers))
+        .route("/api/auth/oauth/{provider}", get(oauth::begin))
+        .route("/api/auth/oauth/{provider}/callback", get(oauth::callback))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::document));
