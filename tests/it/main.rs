@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it expects")]
 #![expect(clippy::disallowed_methods, reason = "the tasks of a test end with it")]
 
+mod accounts;
+mod administrators;
 mod bad_input;
 mod browser_faults;
 mod churn;
@@ -13,8 +15,12 @@ mod first_browser;
 mod hostile_pages;
 mod layers;
 mod link_faults;
+mod mail;
 mod odd_agents;
+mod other_providers;
+mod replicas;
 mod restarts;
+mod second_factor;
 mod slow_clients;
 mod store;
 mod tenants;

@@ -1,5 +1,6 @@
 //! A caller of the REST API.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,17 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
+    /// What a browser would send back of the cookies that were set.
+    #[must_use]
+    pub fn cookies(&self) -> String {
+        let set = self.headers.get_all("set-cookie").iter();
+        let pairs = set.filter_map(|it| it.to_str().ok()?.split(';').next());
+        pairs
+            .filter(|it| !it.ends_with('='))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
     /// The stable code of a problem.
     #[must_use]
     pub fn code(&self) -> String {
@@ -65,6 +77,20 @@ impl Caller {
     pub fn nobody(base: &str) -> Self {
         Self {
             http: reqwest::Client::new(),
+            base: base.to_owned(),
+            token: None,
+        }
+    }
+
+    /// Nobody, calling from this address of this machine.
+    ///
+    /// # Panics
+    /// Where there is no such client.
+    #[must_use]
+    pub fn from_address(base: &str, address: IpAddr) -> Self {
+        let http = reqwest::Client::builder().local_address(address).build();
+        Self {
+            http: http.expect("a client"),
             base: base.to_owned(),
             token: None,
         }
@@ -146,6 +172,31 @@ impl Caller {
     /// `GET`
     pub async fn get(&self, path: &str) -> Reply {
         self.call(Method::GET, path, None).await
+    }
+
+    /// `PUT`
+    pub async fn put(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
+    /// `PATCH`
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    /// One call with headers of its own, that has to be answered.
+    ///
+    /// # Panics
+    /// Where it is not.
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let reply = self.try_call(method, path, body, headers).await;
+        reply.unwrap_or_else(|error| panic!("{path} was not answered: {error}"))
     }
 
     /// `POST`

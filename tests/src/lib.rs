@@ -12,6 +12,7 @@ pub mod mail;
 pub mod postgres;
 pub mod processes;
 pub mod scripted_agent;
+pub mod services;
 pub mod site;
 pub mod wall_clock;
 pub mod world;

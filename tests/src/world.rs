@@ -215,8 +215,13 @@ impl World {
     /// Where either is refused.
     pub async fn register(&self, email: &str, password: &str) {
         let account = json!({ "email": email, "password": password });
+        let before = self.mails(email).len();
         let made = self.nobody().post("/api/auth/register", account).await;
         assert_eq!(made.status, 202, "{made:?}");
+        eventually("a mail came", Duration::from_secs(5), || async {
+            self.mails(email).len() > before
+        })
+        .await;
         let token = self.mailed_token(email, "verify-email").await;
         let verified = self
             .nobody()
