@@ -351,3 +351,43 @@ async fn github_signs_in() {
     }
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_second_factor_is_asked_for_after_another_provider_too() {
+    let (world, _provider) = world_with("RS256", Plan::default()).await;
+    let start = format!("{}/api/auth/oauth/acme?return_to=/done", world.api);
+    let mut browser = Browser::new();
+    browser.sign_in_as(&start, "ada").await;
+    let ada = browser.caller(&world).unwrap();
+    let path = "/api/users/me/second-factor";
+    let proposed = ada.post(path, json!({})).await.ok();
+    let totp = totp_rs::Totp::from_url(proposed["otpauth_url"].as_str().unwrap()).unwrap();
+    let code = totp.generate_current().to_string();
+    let confirmed = ada
+        .post(&format!("{path}/confirm"), json!({ "code": code }))
+        .await
+        .ok();
+    let recovery = confirmed["recovery_codes"][0].as_str().unwrap();
+    let mut browser = Browser::new();
+    let page = browser.sign_in_as(&start, "ada").await;
+    assert_eq!(
+        (page.url.path(), page.url.query()),
+        ("/done", Some("second-factor"))
+    );
+    assert!(browser.caller(&world).is_none());
+    // The challenge is in a cookie that no address has in it.
+    let cookies = browser.cookies_for(&world.api.parse().unwrap());
+    let headers = [
+        ("cookie", cookies.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let body = Some(json!({ "code": recovery }));
+    let finish = "/api/auth/login/second-factor";
+    let signed_in = world
+        .nobody()
+        .call_with(Method::POST, finish, body, &headers)
+        .await;
+    assert_eq!(signed_in.status, 200);
+    assert!(signed_in.cookies().contains("__Host-browserfleet-access="));
+    world.stop().await;
+}

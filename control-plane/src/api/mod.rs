@@ -19,6 +19,7 @@ mod keys;
 mod oauth;
 mod openapi;
 mod origin;
+mod pages;
 mod policy;
 mod sessions;
 mod users;
@@ -161,6 +162,12 @@ pub fn router(api: Api) -> Router {
         .route("/api/auth/oauth", get(oauth::providers))
         .route("/api/auth/oauth/{provider}", get(oauth::begin))
         .route("/api/auth/oauth/{provider}/callback", get(oauth::callback))
+        .route("/", get(pages::account))
+        .route("/verify-email", get(pages::account))
+        .route("/reset-password", get(pages::account))
+        .route("/accept-invitation", get(pages::account))
+        .route("/account.js", get(pages::script))
+        .route("/account.css", get(pages::style))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::document));

@@ -164,8 +164,9 @@ pub async fn callback(
             return_to: Some(return_to),
             error: Error::SecondFactorNeeded { challenge },
         }) => {
-            // The page there asks for the code; what it answers is in a cookie.
-            let mut response = to(&return_to);
+            // The page there asks for the code; what it answers with is in a cookie.
+            let joint = if return_to.contains('?') { '&' } else { '?' };
+            let mut response = to(&format!("{return_to}{joint}second-factor"));
             cookies::set(
                 response.headers_mut(),
                 cookies::CHALLENGE,
