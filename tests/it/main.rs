@@ -18,6 +18,7 @@ mod link_faults;
 mod mail;
 mod odd_agents;
 mod other_providers;
+mod pages;
 mod replicas;
 mod restarts;
 mod second_factor;
