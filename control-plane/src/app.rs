@@ -6,7 +6,7 @@
 //! answered, instances ended, store closed.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -351,6 +351,15 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpLis
 }
 
 fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+    let mode = fs::metadata(key).map_or(0, |it| it.permissions().mode());
+    // A group may read it: that is how Debian shares keys with services.
+    anyhow::ensure!(
+        mode & 0o007 == 0,
+        "BROWSERFLEET_TLS_KEY: everybody can read {} (mode {:o}); run: chmod o= {}",
+        key.display(),
+        mode & 0o777,
+        key.display()
+    );
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;

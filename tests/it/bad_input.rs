@@ -181,8 +181,20 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
     let file = file.to_str().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
+    let key_file = |name: &str, key: &[u8], mode: u32| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.path().join(name);
+        std::fs::write(&path, key).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let open_key = key_file("open", &rand::random::<[u8; 32]>(), 0o644);
+    let short_key = key_file("short", &rand::random::<[u8; 31]>(), 0o600);
+    let example = "change-me-to-something-secret-0123456789";
+    let example_key = key_file("example", example.as_bytes(), 0o600);
+    let mail_with_secret = format!("http://root:{SECRET}@127.0.0.1");
     let with_secret = format!("postgres://root:{SECRET}@127.0.0.1:1/db");
-    let cases: [(&[(&str, &str)], &str); 34] = [
+    let cases: [(&[(&str, &str)], &str); 53] = [
         (&[("LISTEN", "nowhere")], "BROWSERFLEET_LISTEN"),
         (&[("LISTEN", "127.0.0.1:99999")], "BROWSERFLEET_LISTEN"),
         (&[("LISTEN", "127.0.0.1")], "BROWSERFLEET_LISTEN"),
@@ -250,6 +262,54 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
             "BROWSERFLEET_ADMIN_PASSWORD",
         ),
         (&[("LISTNE", "127.0.0.1:1")], "BROWSERFLEET_LISTNE"),
+        (&[("SIGNING_KEYS", &open_key)], "chmod 600"),
+        (&[("SIGNING_KEYS", &short_key)], "at least 32"),
+        (&[("SIGNING_KEYS", &example_key)], "no random key"),
+        (
+            &[("SIGNING_KEYS", "/nowhere/key")],
+            "BROWSERFLEET_SIGNING_KEYS",
+        ),
+        (&[("SIGNING_KEYS", "/a,/b,/c")], "BROWSERFLEET_SIGNING_KEYS"),
+        (&[("SEALING_KEY", &short_key)], "BROWSERFLEET_SEALING_KEY"),
+        (
+            &[("TLS_CERT", file), ("TLS_KEY", &open_key)],
+            "BROWSERFLEET_TLS_KEY",
+        ),
+        (&[("PUBLIC_URL", "fleet")], "BROWSERFLEET_PUBLIC_URL"),
+        (
+            &[("ALLOWED_ORIGINS", "https://a.example/path")],
+            "BROWSERFLEET_ALLOWED_ORIGINS",
+        ),
+        (
+            &[("TRUSTED_PROXIES", "the proxy")],
+            "BROWSERFLEET_TRUSTED_PROXIES",
+        ),
+        (&[("REGISTRATION", "maybe")], "BROWSERFLEET_REGISTRATION"),
+        (&[("LOGIN_IDLE_DAYS", "99")], "BROWSERFLEET_LOGIN_MAX_DAYS"),
+        (
+            &[("PASSWORD_MEMORY_KIB", "8")],
+            "BROWSERFLEET_PASSWORD_MEMORY_KIB",
+        ),
+        (&[("PASSWORD_PASSES", "1")], "BROWSERFLEET_PASSWORD_PASSES"),
+        (&[("SMTP_URL", &mail_with_secret)], "BROWSERFLEET_SMTP_URL"),
+        (&[("MAIL_FROM", "me")], "BROWSERFLEET_MAIL_FROM"),
+        (
+            &[("OIDC_PROVIDERS", "acme")],
+            "BROWSERFLEET_OIDC_ACME_ISSUER",
+        ),
+        (
+            &[
+                ("OIDC_PROVIDERS", "acme"),
+                ("OIDC_ACME_ISSUER", "http://sso.example.com"),
+                ("OIDC_ACME_CLIENT_ID", "a"),
+                ("OIDC_ACME_CLIENT_SECRET", SECRET),
+            ],
+            "https",
+        ),
+        (
+            &[("GITHUB_CLIENT_ID", "a")],
+            "BROWSERFLEET_GITHUB_CLIENT_SECRET",
+        ),
     ];
     for (settings, words) in cases {
         let started = Instant::now();

@@ -14,6 +14,7 @@ use browserfleet_tests::scripted_agent::{Link, Machines, executed};
 use browserfleet_tests::world::{Plan, World};
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tonic::Code;
 
 /// A world whose machines are this test's, one session on each.
 async fn world_of(machines: u32) -> (World, Machines) {
@@ -327,4 +328,22 @@ async fn a_large_picture_holds_nobody_up() {
     for serving in [serving, other] {
         serving.await.unwrap().ok();
     }
+}
+
+#[tokio::test]
+async fn users_do_not_reach_the_agents_port_nor_agents_the_users() {
+    let (world, mut kit) = world_of(1).await;
+    let agent = kit.next().await.unwrap();
+    let admin = world.administrator().await;
+    // A user's token is no certificate.
+    let refused = agent.link_without_a_certificate(admin.token()).await;
+    let refused = refused.expect_err("nobody links without a certificate");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    // Neither the other way: on REST, who brings no token is nobody, whatever they are elsewhere.
+    for path in ["/api/users/me", "/api/admin/users", "/api/sessions"] {
+        let reply = world.nobody().with_token(&agent.instance).get(path).await;
+        assert_eq!(reply.status, 401, "{path}");
+    }
+    drop(agent);
+    world.stop().await;
 }

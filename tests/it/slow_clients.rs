@@ -1,5 +1,6 @@
 //! Clients that are slow, or send too much, cost nobody else anything.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,7 @@ async fn handshakes_that_never_end_are_cut_and_others_are_served() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
     let world = Plan::default()
         .with("TLS_CERT", certificate.display())
         .with("TLS_KEY", key.display())

@@ -387,3 +387,42 @@ fn leases_and_sessions_do_as_their_model() {
         runtime.block_on(store.close());
     }
 }
+
+#[tokio::test]
+async fn of_two_first_administrators_one_is_it() {
+    let engines = engines();
+    for url in &engines.urls {
+        let stores = [
+            Store::open(url, NOW).await.unwrap(),
+            Store::open(url, NOW).await.unwrap(),
+        ];
+        let made = (0..8).map(|number| {
+            let store = stores[number % 2].clone();
+            async move {
+                let user = NewUser {
+                    id: UserId::new(),
+                    email: format!("admin{number}@example.com").parse().unwrap(),
+                    password_hash: String::new(),
+                    first_name: None,
+                    last_name: None,
+                    role: Role::Admin,
+                    at: NOW,
+                    verified: true,
+                };
+                let event = |id| Event::new(NOW, Action::AccountRegistered).on(id);
+                store
+                    .create_first_administrator(&user, event)
+                    .await
+                    .unwrap()
+            }
+        });
+        let made = join_all(made).await;
+        assert_eq!(made.iter().filter(|it| **it).count(), 1, "{url}");
+        let filter = browserfleet_control_plane::store::users::Filter {
+            role: Some(Role::Admin),
+            limit: 10,
+            ..Default::default()
+        };
+        assert_eq!(stores[0].users(&filter).await.unwrap().len(), 1, "{url}");
+    }
+}

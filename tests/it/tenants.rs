@@ -1,7 +1,7 @@
 //! Nobody sees another user's things. The table of routes is read from the
 //! program's source, so that a new route without an entry here fails.
 
-use browserfleet_tests::world::World;
+use browserfleet_tests::world::{PASSWORD, World};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -112,6 +112,13 @@ fn table() -> Vec<Route> {
             "/api/admin/users/{user}/second-factor",
             None,
             [401, 403, 404],
+        ),
+        // Alice's login ends here; what she does below she does with a new one.
+        route(
+            "DELETE",
+            "/api/admin/users/{user}/sessions",
+            None,
+            [401, 403, 204],
         ),
         route(
             "POST",
@@ -381,6 +388,13 @@ async fn another_users_things_do_not_exist() {
             }
         }
     }
+    let alice = world
+        .nobody()
+        .sign_in("alice@example.com", PASSWORD)
+        .await
+        .unwrap();
+    let mut session = session;
+    session.caller = alice.clone();
     assert_eq!(alice.get("/api/keys").await.ok()["data"][0]["id"], key);
     for odd in [
         "",

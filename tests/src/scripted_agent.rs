@@ -118,6 +118,8 @@ pub struct ScriptedAgent {
     /// This life of its process.
     pub boot: String,
     endpoint: Endpoint,
+    /// Without its certificate.
+    anonymous: Endpoint,
 }
 
 impl ScriptedAgent {
@@ -149,8 +151,26 @@ impl ScriptedAgent {
         Ok(Self {
             instance: instance_id,
             boot: browserfleet_proto::ids::BootId::new().to_string(),
+            anonymous: endpoint.clone().tls_config(tls.clone())?,
             endpoint: endpoint.tls_config(tls.identity(identity))?,
         })
+    }
+
+    /// Asks for a link with this user's token and no certificate.
+    ///
+    /// # Errors
+    /// What the control plane says to it.
+    ///
+    /// # Panics
+    /// Where the control plane cannot be reached.
+    pub async fn link_without_a_certificate(&self, token: &str) -> Result<(), Status> {
+        let channel = self.anonymous.connect().await.expect("a connection");
+        let (_, said) = mpsc::channel::<FromAgent>(1);
+        let mut request = Request::new(ReceiverStream::new(said));
+        let bearer = format!("Bearer {token}").parse().expect("a header");
+        request.metadata_mut().insert("authorization", bearer);
+        let opened = LinkServiceClient::new(channel).open(request).await?;
+        opened.into_inner().message().await.map(|_| ())
     }
 
     /// A connection with its certificate.

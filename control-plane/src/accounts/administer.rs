@@ -125,6 +125,28 @@ impl Accounts {
         }
     }
 
+    /// Ends all of somebody's logins.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub async fn end_logins_of(
+        &self,
+        id: UserId,
+        by: &CurrentUser,
+        client: &Client,
+    ) -> Result<(), Error> {
+        self.somebody(id).await?;
+        let event = client
+            .did(Action::LoginEnded)
+            .on(id)
+            .by(by.id, Some(by.credential))
+            .detail("by an administrator");
+        let reason = "ended by an administrator";
+        let ended = self.store.end_logins(id, None, reason, &event).await?;
+        self.logins_ended(ended);
+        Ok(())
+    }
+
     /// Lines of the audit, newest first.
     ///
     /// # Errors

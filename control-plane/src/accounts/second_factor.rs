@@ -28,8 +28,9 @@ const STEP_SECONDS: u64 = 30;
 const SKEW: u16 = 1;
 /// Recovery codes at a time.
 const RECOVERY_CODES: usize = 10;
-/// Bytes of randomness in one: too many to be guessed, few enough to be typed.
-const RECOVERY_BYTES: usize = 10;
+/// Bytes of randomness in one: 120 bits, so that a plain hash of it can be kept
+/// (ASVS 5.0, 6.5.2).
+const RECOVERY_BYTES: usize = 15;
 /// How long somebody may look for their device.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
 const CHALLENGE: &str = "second factor challenge";

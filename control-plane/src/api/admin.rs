@@ -222,6 +222,19 @@ pub async fn reset_second_factor(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Ends all of somebody's logins.
+pub async fn end_logins(
+    State(api): State<Api>,
+    client: Client,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Error> {
+    api.accounts
+        .end_logins_of(user_id(&id)?, &caller, &client)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Invites somebody to register.
 pub async fn invite(
     State(api): State<Api>,

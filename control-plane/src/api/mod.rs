@@ -137,6 +137,10 @@ pub fn router(api: Api) -> Router {
             "/api/admin/users/{user}/second-factor",
             delete(admin::reset_second_factor),
         )
+        .route(
+            "/api/admin/users/{user}/sessions",
+            delete(admin::end_logins),
+        )
         .route("/api/admin/invitations", post(admin::invite))
         .route("/api/admin/audit", get(admin::audit));
     let known = browsers
