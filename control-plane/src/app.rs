@@ -351,6 +351,14 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpLis
 }
 
 fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
+    anyhow::ensure!(
+        !chain.is_empty(),
+        "BROWSERFLEET_TLS_CERT: {} holds no certificate in PEM",
+        certificate.display()
+    );
     let mode = fs::metadata(key).map_or(0, |it| it.permissions().mode());
     // A group may read it: that is how Debian shares keys with services.
     anyhow::ensure!(
@@ -359,14 +367,6 @@ fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         key.display(),
         mode & 0o777,
         key.display()
-    );
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
-    anyhow::ensure!(
-        !chain.is_empty(),
-        "BROWSERFLEET_TLS_CERT: {} holds no certificate in PEM",
-        certificate.display()
     );
     let private = PrivateKeyDer::from_pem_file(key)
         .with_context(|| unreadable("BROWSERFLEET_TLS_KEY", key))?;

@@ -192,6 +192,8 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
     let short_key = key_file("short", &rand::random::<[u8; 31]>(), 0o600);
     let example = "change-me-to-something-secret-0123456789";
     let example_key = key_file("example", example.as_bytes(), 0o600);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = key_file("a.pem", made.cert.pem().as_bytes(), 0o644);
     let mail_with_secret = format!("http://root:{SECRET}@127.0.0.1");
     let with_secret = format!("postgres://root:{SECRET}@127.0.0.1:1/db");
     let cases: [(&[(&str, &str)], &str); 53] = [
@@ -272,7 +274,7 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
         (&[("SIGNING_KEYS", "/a,/b,/c")], "BROWSERFLEET_SIGNING_KEYS"),
         (&[("SEALING_KEY", &short_key)], "BROWSERFLEET_SEALING_KEY"),
         (
-            &[("TLS_CERT", file), ("TLS_KEY", &open_key)],
+            &[("TLS_CERT", &certificate), ("TLS_KEY", &open_key)],
             "BROWSERFLEET_TLS_KEY",
         ),
         (&[("PUBLIC_URL", "fleet")], "BROWSERFLEET_PUBLIC_URL"),
