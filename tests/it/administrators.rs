@@ -55,6 +55,39 @@ async fn a_disabled_user_is_out_within_five_seconds() {
 }
 
 #[tokio::test]
+async fn a_session_that_opens_while_its_user_is_disabled_does_not_live() {
+    let world = Plan::default().with("POOL_WARM", 2).start().await.unwrap();
+    let (ada, admin) = (world.user("ada").await, world.administrator().await);
+    let id = ada.get("/api/users/me").await.text("id");
+    let path = format!("/api/admin/users/{id}");
+    let opens: Vec<_> = (0..12)
+        .map(|number| {
+            let ada = ada.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number * 10)).await;
+                ada.post("/api/sessions", json!({})).await.status
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    admin.patch(&path, json!({ "disabled": true })).await.ok();
+    let disabled = Instant::now();
+    for open in opens {
+        open.await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(5).saturating_sub(disabled.elapsed())).await;
+    admin.patch(&path, json!({ "disabled": false })).await.ok();
+    let ada = world
+        .nobody()
+        .sign_in("ada@example.com", PASSWORD)
+        .await
+        .unwrap();
+    let live = ada.get("/api/sessions?status=live").await.ok();
+    assert_eq!(live["data"], json!([]));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn there_is_always_an_administrator_and_never_a_default_one() {
     let world = World::new().await.unwrap();
     let admin = world.administrator().await;

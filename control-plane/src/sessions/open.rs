@@ -125,6 +125,11 @@ impl Sessions {
             },
             Phase::Starting,
         ));
+        // Who was barred while an instance was sought had no session here to be ended.
+        let user = self.store.user(session.user).await?;
+        if !user.is_some_and(|it| it.may_sign_in()) {
+            return Err(Error::Unauthenticated);
+        }
         self.relay
             .say(lease.instance, open_message(&session, lease.epoch))
             .map_err(|_| Error::NotSent)?;
