@@ -562,6 +562,18 @@ async fn pages_have_cookies_that_other_pages_cannot_use() {
 }
 
 #[tokio::test]
+async fn where_people_come_over_tls_browsers_never_try_without() {
+    let plan = Plan::default().with("PUBLIC_URL", "https://fleet.example.com");
+    let world = plan.start().await.unwrap();
+    for path in ["/", "/api/users/me", "/nowhere"] {
+        let reply = world.nobody().get(path).await;
+        let told = reply.headers["strict-transport-security"].to_str().unwrap();
+        assert!(told.starts_with("max-age="), "{path}: {told}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn forged_tokens_are_refused_at_once() {
     let world = World::new().await.unwrap();
     let ada = world.user("ada").await;

@@ -1,5 +1,7 @@
 //! What a user prefers, and what of it makes no sense.
 
+use std::time::Duration;
+
 use browserfleet_proto::limits;
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +143,19 @@ impl UserSettings {
     }
 }
 
+impl Ec2Preferences {
+    /// How long an instance may be idle that the fleet lets be idle for `longest`:
+    /// its holder may want it ended sooner, never kept longer.
+    #[must_use]
+    pub fn patience(&self, longest: Duration) -> Duration {
+        let minutes = self
+            .idle_timeout_minutes
+            .filter(|_| self.terminate_when_idle == Some(true));
+        let wanted = minutes.map(|it| Duration::from_secs(u64::from(it) * 60));
+        wanted.map_or(longest, |it| it.min(longest))
+    }
+}
+
 /// `eu-central-1`, `m7i.large`: lower case, digits and hyphens around a joint.
 fn is_aws_name(name: &str, joint: char) -> bool {
     name.len() <= NAME_BYTES_MAX
@@ -176,6 +191,25 @@ mod tests {
             },
         }));
         assert_eq!(fault, None);
+    }
+
+    #[test]
+    fn an_idle_instance_ends_sooner_where_its_holder_wants_it() {
+        let minutes = |number: u64| Duration::from_secs(number * 60);
+        for (terminate, wanted, patience) in [
+            (Some(true), Some(2), 2),
+            (Some(true), Some(9), 5),
+            (Some(true), None, 5),
+            (Some(false), Some(2), 5),
+            (None, Some(2), 5),
+        ] {
+            let preferences = Ec2Preferences {
+                terminate_when_idle: terminate,
+                idle_timeout_minutes: wanted,
+                ..Ec2Preferences::default()
+            };
+            assert_eq!(preferences.patience(minutes(5)), minutes(patience));
+        }
     }
 
     #[test]

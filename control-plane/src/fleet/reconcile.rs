@@ -183,12 +183,7 @@ impl Fleet {
             return Ok(self.wanted.idle);
         };
         let settings = self.store.settings(holder).await?.unwrap_or_default().0;
-        let theirs = settings.ec2_preferences;
-        let wanted = theirs
-            .idle_timeout_minutes
-            .filter(|_| theirs.terminate_when_idle == Some(true))
-            .map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
-        Ok(wanted.map_or(self.wanted.idle, |it| it.min(self.wanted.idle)))
+        Ok(settings.ec2_preferences.patience(self.wanted.idle))
     }
 
     /// Gives back all instances of somebody who is barred; those that still have
