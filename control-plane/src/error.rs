@@ -14,7 +14,7 @@ pub enum Error {
     #[error("sign in first: send `Authorization: Bearer` with a valid access token")]
     Unauthenticated,
     /// The e-mail address and the password do not belong together.
-    #[error("the e-mail address or the password is wrong")]
+    #[error("the e-mail address or the password is wrong, or the address was not confirmed yet")]
     BadCredentials,
     /// The caller is known, and may not.
     #[error("{0}")]

@@ -139,7 +139,9 @@ impl Mailer {
                 smtp.send(message).await?;
             }
             Transport::Folder(folder) => {
-                let file = folder.join(format!("{}.eml", clock::now().0));
+                // In order of time; several may be written at once.
+                let name = format!("{}-{:08x}.eml", clock::now().0, rand::random::<u32>());
+                let file = folder.join(name);
                 tokio::fs::create_dir_all(folder).await?;
                 tokio::fs::write(&file, message.formatted()).await?;
                 tracing::warn!(
