@@ -337,12 +337,8 @@ impl World {
                 .any(|it| it.command.contains(&folder))
         })
         .await;
-        let instances = std::fs::read_dir(self.data_dir().join("instances"));
-        assert_eq!(
-            instances.map_or(0, Iterator::count),
-            0,
-            "instances' folders are left"
-        );
+        let left = below(&self.data_dir().join("instances"));
+        assert!(left.is_empty(), "instances' folders are left: {left:?}");
         self.assert_quiet();
     }
 
@@ -355,6 +351,17 @@ impl World {
             .find(|it| it.contains(" ERROR ") || it.contains("panicked at"));
         assert_eq!(loud, None, "{}", lines.join("\n"));
     }
+}
+
+/// All files and folders below this one.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for path in entries.map(|it| it.path()) {
+        found.extend(below(&path));
+        found.push(path);
+    }
+    found
 }
 
 impl Log {

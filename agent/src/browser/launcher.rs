@@ -10,7 +10,8 @@ use browserfleet_proto::limits::LAUNCH_TIMEOUT;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use super::chrome::Chrome;
 use super::executable::Executable;
@@ -26,6 +27,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// takes; one that does not is hung, and a launch still fits the session's deadline.
 const SPARE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a stop waits for a spare that is being launched: one that is left to
+/// itself half way makes its folder again after it was removed.
+const LAST_LAUNCH_TAKES: Duration = Duration::from_secs(3);
+
 /// How browsers are launched.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -40,19 +45,22 @@ pub struct Settings {
 /// Launches Chrome.
 pub struct ChromeLauncher {
     pool: Arc<Pool>,
-    refill: tokio::task::JoinHandle<Option<()>>,
+    refill: Mutex<Option<JoinHandle<Option<()>>>>,
 }
 
 struct Pool {
     settings: Settings,
     spares: Mutex<Spares>,
-    taken: Notify,
+    /// One was taken, or no more are wanted.
+    changed: Notify,
 }
 
 struct Spares {
     ready: Vec<Running>,
     /// What was asked for last is likely asked for next.
     kind: BrowserKind,
+    /// No more are wanted.
+    closed: bool,
 }
 
 impl ChromeLauncher {
@@ -77,16 +85,31 @@ impl ChromeLauncher {
             spares: Mutex::new(Spares {
                 ready: Vec::new(),
                 kind: BrowserKind::Shell,
+                closed: false,
             }),
-            taken: Notify::new(),
+            changed: Notify::new(),
         });
         let refill = tasks::spawn("spare browsers", Arc::clone(&pool).keep_filled());
-        Ok(Self { pool, refill })
+        Ok(Self {
+            pool,
+            refill: Mutex::new(Some(refill)),
+        })
     }
 
-    /// Ends the spares.
+    /// Ends the spares, and launches no more.
     pub async fn stop(&self) {
-        self.refill.abort();
+        self.pool.spares().closed = true;
+        self.pool.changed.notify_one();
+        let refill = self
+            .refill
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut refill) = refill
+            && timeout(LAST_LAUNCH_TAKES, &mut refill).await.is_err()
+        {
+            refill.abort();
+        }
         let ready = std::mem::take(&mut self.pool.spares().ready);
         for spare in ready {
             spare.process.end().await;
@@ -157,7 +180,7 @@ impl Pool {
         let index = spares.ready.iter().position(|it| it.kind == kind);
         let taken = index.map(|index| spares.ready.remove(index));
         drop(spares);
-        self.taken.notify_one();
+        self.changed.notify_one();
         taken
     }
 
@@ -170,9 +193,9 @@ impl Pool {
     }
 
     async fn keep_filled(self: Arc<Self>) {
-        loop {
+        while !self.spares().closed {
             let Some(kind) = self.missing() else {
-                self.taken.notified().await;
+                self.changed.notified().await;
                 continue;
             };
             let Settings {
@@ -186,9 +209,16 @@ impl Pool {
                         reason = rejection.message,
                         "could not launch a spare browser"
                     );
-                    sleep(RETRY_AFTER).await;
+                    // Asking for one meanwhile launches one anyway.
+                    timeout(RETRY_AFTER, self.closed()).await.ok();
                 }
             }
+        }
+    }
+
+    async fn closed(&self) {
+        while !self.spares().closed {
+            self.changed.notified().await;
         }
     }
 }
