@@ -138,6 +138,7 @@ impl ScriptedAgent {
         let request = JoinRequest {
             token,
             signing_request: request.der().to_vec().into(),
+            ..JoinRequest::default()
         };
         let channel = endpoint.clone().tls_config(tls.clone())?.connect().await?;
         let joined = EnrolmentServiceClient::new(channel).join(request).await?;

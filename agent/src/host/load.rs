@@ -13,6 +13,8 @@ pub struct Load {
     pub memory_available_bytes: u64,
     /// Space where profiles are.
     pub disk_available_bytes: u64,
+    /// Processors that work is spread over.
+    pub processors: u32,
 }
 
 /// Reads it. Takes microseconds: these files are not on a disk.
@@ -29,6 +31,8 @@ pub fn now() -> Load {
             .unwrap_or(0),
         disk_available_bytes: statvfs("/tmp")
             .map_or(0, |it| it.blocks_available() * it.fragment_size()),
+        processors: std::thread::available_parallelism()
+            .map_or(0, |it| u32::try_from(it.get()).unwrap_or(u32::MAX)),
     }
 }
 

@@ -119,6 +119,7 @@ impl Keeper {
         let request = JoinRequest {
             token: token.to_owned(),
             signing_request: signing_request(key)?.into(),
+            machine: String::new(),
         };
         let mut client = EnrolmentServiceClient::new(channel);
         match timeout(SIGN_DEADLINE, client.join(request)).await {

@@ -93,6 +93,7 @@ fn hello(shared: &Shared) -> FromAgent {
             held_sessions: shared.sessions.held(),
             acknowledged_sequence: shared.outbox.acknowledged(),
             sessions_max: shared.sessions_max,
+            boot_phases: Vec::new(),
         })),
     }
 }
@@ -196,6 +197,7 @@ impl Pump<'_> {
                 load_percent: load.load_percent,
                 memory_available_bytes: load.memory_available_bytes,
                 disk_available_bytes: load.disk_available_bytes,
+                processors: load.processors,
             })),
         });
         self.heartbeats.push_back((self.number, Instant::now()));
@@ -218,7 +220,8 @@ impl Pump<'_> {
             Some(Body::Cancel(cancel)) => sessions.cancel(&cancel),
             Some(Body::Drain(drain)) => sessions.drain(&drain.reason),
             // A newer server's kind of message, or one that was dealt with.
-            Some(Body::Welcome(_) | Body::Refusal(_)) | None => {}
+            Some(Body::Welcome(_) | Body::Refusal(_) | Body::Restart(_) | Body::Recycle(_))
+            | None => {}
         }
     }
 

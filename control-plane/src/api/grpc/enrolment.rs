@@ -48,5 +48,6 @@ fn message_of(enrolled: Enrolled) -> Certificate {
         certificate: enrolled.certificate.to_vec().into(),
         valid_for_ms: u64::try_from(enrolled.valid_for.as_millis()).unwrap_or(u64::MAX),
         instance_id: enrolled.instance.to_string(),
+        authorities: Vec::new(),
     }
 }

@@ -248,6 +248,7 @@ impl Pump {
             Said::SessionEnded(report) => sessions.ended(instance, report).await,
             Said::Settled(report) => sessions.settled(instance, report).await,
             Said::PageChanged(report) => sessions.page_changed(instance, report),
+            Said::Notice(_) | Said::Recycled(_) => Report::Taken,
         }
     }
 }
