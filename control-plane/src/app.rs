@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,7 +29,7 @@ use crate::config::{self, Config, Pool};
 use crate::domain::login::Lives;
 use crate::domain::user::Limits;
 use crate::fleet::authority::Authority;
-use crate::fleet::{Fleet, Wanted};
+use crate::fleet::{self, Fleet};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
 use crate::provider::local::{Local, Settings};
@@ -137,19 +137,22 @@ impl App {
             instances: pool.instances_per_user,
             commands_per_minute: pool.commands_per_minute,
         };
-        let wanted = Wanted {
+        let wanted = fleet::Settings {
             warm: pool.warm,
             max: pool.max,
             sessions_per_instance: pool.sessions_per_instance,
             idle: pool.idle,
+            reuse: pool.reuse,
+            instances_per_user: pool.instances_per_user,
         };
-        let fleet = Arc::new(Fleet::new(
+        let fleet = Fleet::open(
             store.clone(),
             Arc::clone(&relay),
             Arc::clone(&provider),
             authority,
             wanted,
-        ));
+        );
+        let fleet = Arc::new(fleet.await.context("could not read the pool")?);
         let sessions = Arc::new(Sessions::new(
             store.clone(),
             Arc::clone(&relay),
@@ -208,6 +211,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             sessions,
             provider,
+            links: relay.changes(),
         }
         .start(&tasks);
 
@@ -267,10 +271,18 @@ impl App {
             tracing::debug!(%error, "the note of readiness was gone");
         }
         // Agents close their browsers and say so while their links still hold.
-        if let Err(error) = self.fleet.end_all().await {
-            tracing::warn!(%error, "could not end all instances");
+        let ended = Mutex::new(Vec::new());
+        let lost = |instance, reason| {
+            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.push((instance, reason));
+        };
+        if let Err(error) = self.fleet.close(&lost).await {
+            tracing::warn!(cause = error.cause(), "could not end all instances");
         }
-        self.api.sessions.shut_down().await;
+        let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (instance, reason) in ended {
+            self.api.sessions.instance_lost(instance, &reason).await;
+        }
         self.relay.cut_all();
         self.machines.ended().await;
         self.api.sessions.close_ledger();

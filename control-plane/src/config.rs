@@ -12,6 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::domain::pool::Reuse;
+
 /// Everything that an operator decides.
 #[derive(Debug)]
 pub struct Config {
@@ -164,6 +166,8 @@ pub struct Pool {
     pub sessions_per_instance: u32,
     /// How long a user keeps an instance without a session.
     pub idle: Duration,
+    /// What becomes of an instance that somebody held.
+    pub reuse: Reuse,
     /// How many live sessions one user may have.
     pub sessions_per_user: u32,
     /// How many instances one user may have.
@@ -304,6 +308,7 @@ pub const KEYS: &[&str] = &[
     "INSTANCES_PER_USER",
     "COMMANDS_PER_MINUTE",
     "POOL_IDLE_MS",
+    "POOL_REUSE",
     "PUBLIC_URL",
     "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
@@ -419,6 +424,7 @@ impl Settings<'_> {
             instances_per_user: self.number("INSTANCES_PER_USER", max, 1, 10_000),
             commands_per_minute: self.number("COMMANDS_PER_MINUTE", 0, 0, 10_000_000),
             idle: Duration::from_millis(self.number("POOL_IDLE_MS", 300_000, 0, 86_400_000).into()),
+            reuse: self.or("POOL_REUSE", Reuse::Terminate),
         }
     }
 

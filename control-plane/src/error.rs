@@ -167,6 +167,12 @@ pub enum Error {
         /// When to ask again, where that helps by itself.
         retry_after: Option<Duration>,
     },
+    /// The instance cannot do this as it is.
+    #[error("the instance is {status}")]
+    InstanceNotRunning {
+        /// Its status.
+        status: &'static str,
+    },
     /// No instance is free, and none more may be launched now.
     #[error("{reason}")]
     NoCapacity {
@@ -225,6 +231,16 @@ impl Error {
         }
     }
 
+    /// What went wrong, for the log: what the caller sees of our own faults says
+    /// nothing.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Internal(cause) => format!("{cause:#}"),
+            other => other.to_string(),
+        }
+    }
+
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -268,6 +284,7 @@ impl Error {
             Self::SessionNotLive { .. } => "session_not_live",
             Self::SessionAmbiguous => "session_ambiguous",
             Self::QuotaReached { .. } => "quota_reached",
+            Self::InstanceNotRunning { .. } => "instance_not_running",
             Self::NoCapacity { .. } => "no_capacity",
             Self::AgentBusy => "agent_busy",
             Self::NotSent => "not_sent",
@@ -308,6 +325,7 @@ impl Error {
             Self::BodyTimeout => 408,
             Self::EmailTaken
             | Self::SessionNotLive { .. }
+            | Self::InstanceNotRunning { .. }
             | Self::SessionAmbiguous
             | Self::IdempotencyInProgress
             | Self::IdempotencyNotKept

@@ -11,7 +11,7 @@ use browserfleet_control_plane::domain::session::{Browser, Dialogs, Session, Ses
 use browserfleet_control_plane::domain::time::Timestamp;
 use browserfleet_control_plane::domain::user::Role;
 use browserfleet_control_plane::store::commands::Entry;
-use browserfleet_control_plane::store::instances::NewInstance;
+use browserfleet_control_plane::store::instances::{NewInstance, Unless, Wanted};
 use browserfleet_control_plane::store::users::NewUser;
 use browserfleet_control_plane::store::{OpenError, Store};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId, UserId};
@@ -22,6 +22,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+const LATER: Timestamp = Timestamp(NOW.0 + 60_000_000);
 
 /// An empty database of each engine, and what holds it.
 struct Engines {
@@ -69,10 +70,15 @@ async fn instance_in(store: &Store) -> InstanceId {
     let instance = NewInstance {
         id,
         provider: "local",
+        region: "here".into(),
         sessions_max: 8,
+        generation: 1,
+        kind: None,
+        holder: None,
         at: NOW,
     };
-    assert!(store.want_instance(instance, u32::MAX).await.unwrap());
+    let wanted = store.want_instance(&instance, u32::MAX, None).await;
+    assert_eq!(wanted.unwrap(), Wanted::Written);
     id
 }
 
@@ -107,6 +113,7 @@ fn session_of(user: UserId) -> Session {
         ended_at: None,
         current_url: None,
         current_title: None,
+        ending_reason: None,
     }
 }
 
@@ -181,7 +188,7 @@ async fn many_writers_find_the_database_free() {
             let store = store.clone();
             tokio::spawn(async move {
                 let session = session_of(user_in(&store).await);
-                assert!(store.admit_session(&session, 1).await?);
+                assert!(store.admit_session(&session, LATER, 1).await?);
                 // Each round writes four times.
                 for _ in 0..WRITES / WRITERS / 4 {
                     let id = CommandId::new();
@@ -221,20 +228,27 @@ async fn an_instance_has_one_holder_and_a_user_no_more_than_the_quota() {
         let store = Store::open(url, NOW).await.unwrap();
         for _ in 0..ROUNDS {
             let instance = instance_in(&store).await;
-            assert!(
-                store
-                    .move_instance(instance, InstanceStatus::Running, None, NOW)
-                    .await
-                    .unwrap()
-            );
+            assert!(store.ready(instance, NOW).await.unwrap());
             let users = join_all((0..RIVALS).map(|_| user_in(&store))).await;
-            let leases = users
+            let waiting: Vec<Session> = users.iter().map(|user| session_of(*user)).collect();
+            for session in &waiting {
+                assert!(store.admit_session(session, LATER, 1).await.unwrap());
+            }
+            let leases = waiting
                 .iter()
-                .map(|user| store.lease_instance(instance, *user, NOW));
+                .map(|it| store.place_on_free(it.id, it.user, instance, NOW));
             let won = try_join_all(leases).await.unwrap();
             assert_eq!(won.iter().flatten().collect::<Vec<_>>(), [&1], "{url}");
             let sessions: Vec<Session> = (0..RIVALS).map(|_| session_of(users[0])).collect();
-            let admissions = sessions.iter().map(|it| store.admit_session(it, QUOTA));
+            for session in &waiting {
+                store
+                    .end_session(session.id, "ended", None, NOW)
+                    .await
+                    .unwrap();
+            }
+            let admissions = sessions
+                .iter()
+                .map(|it| store.admit_session(it, LATER, QUOTA));
             let admitted = try_join_all(admissions).await.unwrap();
             let admitted = admitted.iter().filter(|it| **it).count();
             assert_eq!(admitted, QUOTA as usize, "{url}");
@@ -246,11 +260,15 @@ async fn an_instance_has_one_holder_and_a_user_no_more_than_the_quota() {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Run(usize),
-    Lease(usize, usize),
-    Place(usize, usize, i64),
+    PlaceOnFree(usize, usize),
+    PlaceOnOwn(usize, usize, i64),
     Start(usize),
     End(usize),
+    Drain(usize),
     Retire(usize),
+    EndUnused(usize),
+    Recycle(usize),
+    Recycled(usize, i64),
     Gone(usize),
 }
 
@@ -261,12 +279,17 @@ const SESSIONS: usize = 4;
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0..INSTANCES).prop_map(Step::Run),
-        (0..INSTANCES, 0..USERS).prop_map(|(instance, user)| Step::Lease(instance, user)),
-        (0..SESSIONS, 0..INSTANCES, 0..2i64)
-            .prop_map(|(session, instance, epoch)| Step::Place(session, instance, epoch)),
+        (0..SESSIONS, 0..INSTANCES)
+            .prop_map(|(session, instance)| Step::PlaceOnFree(session, instance)),
+        (0..SESSIONS, 0..INSTANCES, 0..4i64)
+            .prop_map(|(session, instance, epoch)| Step::PlaceOnOwn(session, instance, epoch)),
         (0..SESSIONS).prop_map(Step::Start),
         (0..SESSIONS).prop_map(Step::End),
+        (0..INSTANCES).prop_map(Step::Drain),
         (0..INSTANCES).prop_map(Step::Retire),
+        (0..INSTANCES).prop_map(Step::EndUnused),
+        (0..INSTANCES).prop_map(Step::Recycle),
+        (0..INSTANCES, 0..4i64).prop_map(|(instance, epoch)| Step::Recycled(instance, epoch)),
         (0..INSTANCES).prop_map(Step::Gone),
     ];
     proptest::collection::vec(step, 1..30)
@@ -278,6 +301,13 @@ struct Machine {
     status: InstanceStatus,
     holder: Option<usize>,
     epoch: i64,
+    draining: bool,
+    recycling: bool,
+}
+
+fn is_used(places: &[(Status, Option<usize>)], instance: usize) -> bool {
+    let mut there = places.iter().filter(|(_, at)| *at == Some(instance));
+    there.any(|(status, _)| *status != Status::Ended)
 }
 
 async fn against_the_model(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
@@ -290,39 +320,53 @@ async fn against_the_model(store: &Store, steps: &[Step]) -> Result<(), TestCase
         .map(|it| session_of(users[it % USERS]))
         .collect();
     for session in &sessions {
-        store.admit_session(session, 10).await.map_err(fail)?;
+        store
+            .admit_session(session, LATER, 10)
+            .await
+            .map_err(fail)?;
     }
     let mut machines = [Machine {
         status: InstanceStatus::Provisioning,
         holder: None,
         epoch: 0,
+        draining: false,
+        recycling: false,
     }; INSTANCES];
     let mut places = [(Status::Queued, None); SESSIONS];
     for step in steps {
         match *step {
             Step::Run(it) => {
-                let moved = store.move_instance(instances[it], InstanceStatus::Running, None, NOW);
-                let may = machines[it].status == InstanceStatus::Provisioning;
-                prop_assert_eq!(moved.await.map_err(fail)?, may);
-                if may {
-                    machines[it].status = InstanceStatus::Running;
-                }
-            }
-            Step::Lease(it, user) => {
-                let leased = store.lease_instance(instances[it], users[user], NOW).await;
+                let ready = store.ready(instances[it], NOW).await;
                 let machine = &mut machines[it];
-                let free = machine.status == InstanceStatus::Running && machine.holder.is_none();
-                if free {
-                    machine.holder = Some(user);
-                    machine.epoch += 1;
+                let may = machine.status == InstanceStatus::Provisioning && !machine.draining;
+                prop_assert_eq!(ready.map_err(fail)?, may);
+                if may {
+                    machine.status = InstanceStatus::Running;
                 }
-                prop_assert_eq!(leased.map_err(fail)?, free.then_some(machine.epoch));
             }
-            Step::Place(it, at, epoch) => {
-                let placed = store.place_session(sessions[it].id, instances[at], epoch, NOW);
+            Step::PlaceOnFree(it, at) => {
+                let (session, user) = (sessions[it].id, sessions[it].user);
+                let placed = store.place_on_free(session, user, instances[at], NOW).await;
+                let machine = &mut machines[at];
                 let may = places[it].0 == Status::Queued
-                    && machines[at].status == InstanceStatus::Running
-                    && machines[at].epoch == epoch;
+                    && machine.status == InstanceStatus::Running
+                    && machine.holder.is_none()
+                    && !machine.draining;
+                prop_assert_eq!(placed.map_err(fail)?, may.then_some(machine.epoch + 1));
+                if may {
+                    machine.holder = Some(it % USERS);
+                    machine.epoch += 1;
+                    places[it] = (Status::Starting, Some(at));
+                }
+            }
+            Step::PlaceOnOwn(it, at, epoch) => {
+                let placed = store.place_on_own(sessions[it].id, instances[at], epoch, NOW);
+                let machine = machines[at];
+                let may = places[it].0 == Status::Queued
+                    && machine.status == InstanceStatus::Running
+                    && machine.epoch == epoch
+                    && !machine.draining
+                    && !machine.recycling;
                 prop_assert_eq!(placed.await.map_err(fail)?, may);
                 if may {
                     places[it] = (Status::Starting, Some(at));
@@ -341,22 +385,67 @@ async fn against_the_model(store: &Store, steps: &[Step]) -> Result<(), TestCase
                 prop_assert_eq!(ended.map_err(fail)?, places[it].0 != Status::Ended);
                 places[it].0 = Status::Ended;
             }
-            Step::Retire(it) => {
-                let retired = store.retire_idle_instance(instances[it], NOW, NOW).await;
-                let used = places
-                    .iter()
-                    .any(|(status, at)| *at == Some(it) && *status != Status::Ended);
-                let may = machines[it].status == InstanceStatus::Running && !used;
-                prop_assert_eq!(retired.map_err(fail)?, may);
+            Step::Drain(it) => {
+                let drained = store
+                    .drain_instance(instances[it], "drained", None, NOW)
+                    .await;
+                let machine = &mut machines[it];
+                let may = !machine.draining
+                    && matches!(
+                        machine.status,
+                        InstanceStatus::Provisioning | InstanceStatus::Running
+                    );
+                prop_assert_eq!(drained.map_err(fail)?, may);
+                machine.draining |= may;
+            }
+            Step::Retire(it) | Step::EndUnused(it) => {
+                let (unless, unheld) = match step {
+                    Step::Retire(_) => (Unless::Held, machines[it].holder.is_none()),
+                    _ => (Unless::UsedSince(NOW), true),
+                };
+                let ended = store
+                    .end_instance(instances[it], "surplus", unless, NOW)
+                    .await;
+                let there = matches!(
+                    machines[it].status,
+                    InstanceStatus::Provisioning | InstanceStatus::Running
+                );
+                let may = there && unheld && !is_used(&places, it);
+                prop_assert_eq!(ended.map_err(fail)?, may);
                 if may {
                     machines[it].status = InstanceStatus::Stopping;
                 }
             }
+            Step::Recycle(it) => {
+                let begun = store.begin_recycling(instances[it], NOW, NOW).await;
+                let used = is_used(&places, it);
+                let machine = &mut machines[it];
+                let may = machine.status == InstanceStatus::Running
+                    && machine.holder.is_some()
+                    && !machine.draining
+                    && !machine.recycling
+                    && !used;
+                prop_assert_eq!(begun.map_err(fail)?, may);
+                machine.recycling |= may;
+            }
+            Step::Recycled(it, epoch) => {
+                let recycled = store.recycled(instances[it], epoch, NOW).await;
+                let machine = &mut machines[it];
+                let may = machine.status == InstanceStatus::Running
+                    && machine.recycling
+                    && machine.epoch == epoch;
+                prop_assert_eq!(recycled.map_err(fail)?, may);
+                if may {
+                    machine.holder = None;
+                    machine.recycling = false;
+                    machine.epoch += 1;
+                }
+            }
             Step::Gone(it) => {
-                let to = InstanceStatus::Terminated;
-                let moved = store.move_instance(instances[it], to, None, NOW).await;
-                prop_assert_eq!(moved.map_err(fail)?, machines[it].status != to);
-                machines[it].status = to;
+                let gone = store.instance_gone(instances[it], "terminated", NOW).await;
+                let there = machines[it].status != InstanceStatus::Terminated;
+                prop_assert_eq!(gone.map_err(fail)?, there);
+                machines[it].status = InstanceStatus::Terminated;
             }
         }
         for (it, machine) in machines.iter().enumerate() {

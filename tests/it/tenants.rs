@@ -143,6 +143,49 @@ fn table() -> Vec<Route> {
             theirs,
         ),
         route("GET", "/api/sessions/{session}/commands", None, theirs),
+        route("GET", "/api/queue/{session}", None, theirs),
+        route("GET", "/api/ec2/instances", None, [401, 200, 200]),
+        // Of the kind that the pool has not, so that none is made.
+        route(
+            "POST",
+            "/api/ec2/instances",
+            Some(json!({ "instance_type": "none.large" })),
+            [401, 422, 422],
+        ),
+        // An administrator sees and touches everybody's.
+        route(
+            "GET",
+            "/api/ec2/instances/{instance}/status",
+            None,
+            [401, 404, 200],
+        ),
+        route("GET", "/api/ec2/instances/{instance}/journal", None, theirs),
+        route(
+            "POST",
+            "/api/ec2/instances/{instance}/restart",
+            Some(json!({ "mode": "none" })),
+            [401, 404, 422],
+        ),
+        route(
+            "DELETE",
+            "/api/ec2/instances/{instance}",
+            None,
+            [401, 404, 202],
+        ),
+        // It ends already.
+        route(
+            "POST",
+            "/api/ec2/instances/{instance}/drain",
+            None,
+            [401, 404, 409],
+        ),
+        route("GET", "/api/ec2/pool", None, [401, 403, 200]),
+        route(
+            "PUT",
+            "/api/ec2/pool",
+            Some(json!({ "warm": 9999 })),
+            [401, 403, 422],
+        ),
         route(
             "POST",
             "/api/browser/navigate",
@@ -325,6 +368,7 @@ async fn another_users_things_do_not_exist() {
     let key = alice.post("/api/keys", key).await.ok()["id"].clone();
     let login = alice.get("/api/auth/sessions").await.ok()["data"][0]["id"].clone();
     let alices = alice.get("/api/users/me").await.ok()["id"].clone();
+    let instance = alice.post("/api/ec2/instances", json!({})).await.ok()["id"].clone();
     let callers = [
         world.nobody(),
         world.user("bob").await,
@@ -339,6 +383,7 @@ async fn another_users_things_do_not_exist() {
         };
         path.replace("{session}", id)
             .replace("{key}", &other(&key, "key_"))
+            .replace("{instance}", &other(&instance, "ins_"))
             .replace("{login}", &other(&login, "lgn_"))
             .replace("{identity}", &unknown.replace("ses_", "idt_"))
             .replace("{provider}", "nobody")
@@ -373,7 +418,9 @@ async fn another_users_things_do_not_exist() {
                 route.path,
                 reply.text("detail")
             );
-            if expected == 404 && !route.path.contains("second-factor") {
+            // What is not there of one's own says what it is.
+            let own = route.path.contains("second-factor") || route.path.ends_with("/journal");
+            if expected == 404 && !own {
                 let (path, body) = fill(unknown);
                 let none = caller.call(method, &path, body).await;
                 let without_id = |mut it: Value| {

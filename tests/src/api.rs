@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// The longest that any call may take: a command's deadline and what follows it.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long a session waits for its instance, in milliseconds.
+const INSTANCE_WAIT_MS: u64 = 30_000;
+
 /// Calls the API, as one user or as nobody. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -209,8 +212,11 @@ impl Caller {
         self.call(Method::DELETE, path, None).await
     }
 
-    /// Opens a session.
-    pub async fn open(&self, wish: Value) -> Session {
+    /// Opens a session, and waits for an instance where none is free.
+    pub async fn open(&self, mut wish: Value) -> Session {
+        if wish["wait_ms"].is_null() {
+            wish["wait_ms"] = INSTANCE_WAIT_MS.into();
+        }
         let opened = self.post("/api/sessions", wish).await.ok();
         Session {
             caller: self.clone(),

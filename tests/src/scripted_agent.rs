@@ -301,6 +301,8 @@ impl Link {
             Some(Heard::Welcome(welcome)) => link.welcome = welcome,
             other => anyhow::bail!("no welcome but {other:?}"),
         }
+        // Its first word makes its instance running.
+        link.say(Said::Heartbeat(Heartbeat::default())).await?;
         Ok(link)
     }
 

@@ -13,7 +13,9 @@ pub mod serve;
 mod admin;
 mod auth;
 mod cookies;
+mod ec2;
 mod edge;
+mod etag;
 mod health;
 mod keys;
 mod oauth;
@@ -21,6 +23,7 @@ mod openapi;
 mod origin;
 mod pages;
 mod policy;
+mod queue;
 mod sessions;
 mod users;
 
@@ -80,6 +83,14 @@ pub fn router(api: Api) -> Router {
         )
         .route("/api/sessions/{session}/extend", post(sessions::extend))
         .route("/api/sessions/{session}/commands", get(sessions::commands))
+        .route("/api/queue/{session}", get(queue::show))
+        .route("/api/ec2/instances", get(ec2::list).post(ec2::create))
+        .route("/api/ec2/instances/{instance}", delete(ec2::end))
+        .route("/api/ec2/instances/{instance}/status", get(ec2::status))
+        .route("/api/ec2/instances/{instance}/restart", post(ec2::restart))
+        .route("/api/ec2/instances/{instance}/drain", post(ec2::drain))
+        .route("/api/ec2/instances/{instance}/journal", get(ec2::journal))
+        .route("/api/ec2/pool", get(ec2::pool).put(ec2::change_pool))
         .route("/api/browser/navigate", post(browser::navigate))
         .route("/api/browser/click", post(browser::click))
         .route("/api/browser/type", post(browser::type_text))

@@ -26,12 +26,15 @@ pub fn permit(user: &CurrentUser, method: &Method, path: &str) -> Result<(), Err
     if user.has_to_enrol && !within(ENROLMENT) {
         return Err(Error::SecondFactorEnrolmentNeeded);
     }
-    let scope = if within("/api/admin") {
+    let scope = if within("/api/admin") || within("/api/ec2/pool") {
         if user.role != Role::Admin {
             return Err(Error::Forbidden("this is for administrators"));
         }
         either(Scope::AdminRead, Scope::AdminWrite)
-    } else if within("/api/sessions") || within("/api/browser") {
+    } else if ["/api/sessions", "/api/browser", "/api/queue", "/api/ec2"]
+        .into_iter()
+        .any(within)
+    {
         either(Scope::SessionsRead, Scope::SessionsWrite)
     } else if reads && (path == "/api/users/me" || path == "/api/users/settings") {
         Some(Scope::AccountRead)
@@ -77,6 +80,9 @@ mod tests {
         let may = |user: &CurrentUser, method, path| permit(user, &method, path).is_ok();
         assert!(may(&all, Method::PATCH, "/api/admin/users/usr_1"));
         assert!(may(&all, Method::POST, "/api/browser/click"));
+        assert!(may(&all, Method::PUT, "/api/ec2/pool"));
+        assert!(may(&reader, Method::GET, "/api/ec2/instances"));
+        assert!(!may(&reader, Method::POST, "/api/ec2/instances"));
         assert!(!may(&all, Method::POST, "/api/keys"));
         assert!(!may(&all, Method::POST, "/api/users/me/password"));
         assert!(!may(&all, Method::PUT, "/api/users/settings"));
@@ -90,6 +96,8 @@ mod tests {
     fn who_is_no_administrator_does_not_administer() {
         let somebody = user(Role::User, None);
         assert!(permit(&somebody, &Method::GET, "/api/admin/users").is_err());
+        assert!(permit(&somebody, &Method::GET, "/api/ec2/pool").is_err());
+        assert!(permit(&somebody, &Method::POST, "/api/ec2/instances").is_ok());
         assert!(permit(&somebody, &Method::POST, "/api/keys").is_ok());
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,11 +14,12 @@ use serde_json::value::RawValue;
 use super::Api;
 use super::body::{Body, OptionalBody};
 use super::extract::Caller;
+use super::queue;
 use crate::domain::command::{self, Command};
 use crate::domain::session::{Browser, Dialogs, Session, Status};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
-use crate::sessions::{OwnedSession, Wish};
+use crate::sessions::{Opened, OwnedSession, Wish};
 use crate::store::sessions::Filter;
 use browserfleet_proto::limits;
 
@@ -32,6 +34,10 @@ const SETTING_BYTES_MAX: usize = 1024;
 /// Shortest life and idle time, in milliseconds: below it a session would end
 /// before its first command.
 const TIMEOUT_MS_MIN: u64 = 1_000;
+
+/// Longest wait for an instance, in milliseconds: what proxies and clients have
+/// patience for.
+const WAIT_MS_MAX: u64 = 300_000;
 
 /// What a session is to be.
 #[derive(Debug, Deserialize)]
@@ -52,6 +58,8 @@ pub struct OpenRequest {
     name: Option<String>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    wait_ms: u64,
 }
 
 /// The visible part of a page.
@@ -95,6 +103,8 @@ pub struct SessionView {
     ended_at: Option<Timestamp>,
     current_url: Option<String>,
     current_title: Option<String>,
+    /// Why it ends at `expires_at`, where that is sooner than it was asked for.
+    ending_reason: Option<String>,
 }
 
 /// The visible part of a page.
@@ -184,6 +194,7 @@ impl From<Session> for SessionView {
             ended_at: it.ended_at,
             current_url: it.current_url,
             current_title: it.current_title,
+            ending_reason: it.ending_reason,
         }
     }
 }
@@ -211,14 +222,28 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Opens a session.
+/// Opens a session, or says where to ask after it.
 pub async fn open(
     State(api): State<Api>,
     Caller(user): Caller,
     OptionalBody(request): OptionalBody<OpenRequest>,
-) -> Result<(StatusCode, Json<SessionView>), Error> {
-    let session = api.sessions.open(&user, wish_of(request)?).await?;
-    Ok((StatusCode::CREATED, Json(session.into())))
+) -> Result<Response, Error> {
+    if request.wait_ms > WAIT_MS_MAX {
+        return Err(Error::invalid(
+            "wait_ms",
+            format!("has to be 0 to {WAIT_MS_MAX}"),
+        ));
+    }
+    let wait = Duration::from_millis(request.wait_ms);
+    Ok(
+        match api.sessions.open(&user, wish_of(request)?, wait).await? {
+            Opened::Live(session) => {
+                let view = SessionView::from(*session);
+                (StatusCode::CREATED, Json(view)).into_response()
+            }
+            Opened::Queued(ticket) => queue::accepted(ticket).into_response(),
+        },
+    )
 }
 
 /// Lists the caller's sessions.

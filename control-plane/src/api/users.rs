@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use browserfleet_proto::ids::UserId;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Api;
 use super::auth::{self, Delivery, FromPage};
 use super::body::{Body, OptionalBody};
+use super::etag::{etag_of, expected_of, with_etag};
 use super::extract::Caller;
 use crate::accounts::{Client, Profile};
 use crate::domain::settings::UserSettings;
@@ -188,33 +189,6 @@ pub async fn replace_settings(
         .replace_settings(&user, &settings, expected)
         .await?;
     Ok(with_etag(Json(settings).into_response(), &etag_of(version)))
-}
-
-fn etag_of(version: i64) -> String {
-    format!("\"{version}\"")
-}
-
-fn with_etag(mut response: Response, etag: &str) -> Response {
-    if let Ok(value) = HeaderValue::from_str(etag) {
-        response.headers_mut().insert(header::ETAG, value);
-    }
-    response
-}
-
-/// The version that `If-Match` names; without it, or with `*`, any. What was
-/// never an ETag of ours matches nothing.
-fn expected_of(headers: &HeaderMap) -> Result<Option<i64>, Error> {
-    let Some(value) = headers.get(header::IF_MATCH) else {
-        return Ok(None);
-    };
-    if value == "*" {
-        return Ok(None);
-    }
-    let version = value
-        .to_str()
-        .ok()
-        .and_then(|it| it.trim_matches('"').parse().ok());
-    version.map(Some).ok_or(Error::PreconditionFailed)
 }
 
 /// Where the caller's second factor stands.

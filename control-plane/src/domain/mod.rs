@@ -3,11 +3,16 @@
 
 pub mod audit;
 pub mod command;
+pub mod health;
 pub mod identity;
 pub mod instance;
 pub mod key;
 pub mod login;
+pub mod machine;
+pub mod offering;
 pub mod placement;
+pub mod pool;
+pub mod reconcile;
 pub mod session;
 pub mod settings;
 pub mod time;

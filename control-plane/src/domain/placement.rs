@@ -1,94 +1,244 @@
-//! Which instance a new session goes to.
+//! Which instance a session goes to, and which of those that wait is next.
+//!
+//! Whoever has the fewest sessions goes first, and each user's own wait in the
+//! order in which they came: a hundred of one user hold up nobody else's first.
 
-use browserfleet_proto::ids::{InstanceId, UserId};
+use std::collections::HashMap;
+
+use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 
 use super::instance::{Instance, Status};
+use super::time::Timestamp;
+
+/// A session that waits for an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which.
+    pub session: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// When it came.
+    pub since: Timestamp,
+    /// How many instances its user may hold.
+    pub instances_max: u32,
+    /// The kind of machine that its user prefers.
+    pub kind: Option<String>,
+}
 
 /// Where a session goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// To an instance that the user holds already.
-    Own(InstanceId),
+    /// To an instance that its user holds already, under this epoch.
+    Own(InstanceId, i64),
     /// To one that nobody holds.
     Free(InstanceId),
-    /// Nowhere yet; one more may be launched.
-    Launch,
-    /// Nowhere yet; one is on its way.
-    Wait,
-    /// Nowhere: all of those that the user may have are full.
+}
+
+/// What a session that comes now can hope for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// There is a place for it.
+    Now,
+    /// An instance is on its way, or may be launched.
+    Coming,
+    /// All of those that its user may have are full.
     Enough,
-    /// Nowhere: all are taken.
+    /// All are taken, and there may be no more.
     Full,
 }
 
-/// Chooses a place. `reachable` are the instances with a link; `own_max` is the
-/// largest number of instances that the user may hold, `max` of all.
+/// The order in which those that wait are served.
 #[must_use]
-pub fn choose(
+pub fn in_order(queue: &[Waiting], instances: &[Instance]) -> Vec<Waiting> {
+    let mut had: HashMap<UserId, i64> = HashMap::new();
+    for instance in instances.iter().filter(|it| it.counts()) {
+        if let Some(user) = instance.assigned_to {
+            *had.entry(user).or_default() += instance.sessions;
+        }
+    }
+    let mut queue = queue.to_vec();
+    queue.sort_by_key(|it| (it.since, it.session));
+    let mut turns: Vec<(i64, Waiting)> = Vec::with_capacity(queue.len());
+    for waiting in queue {
+        let turn = had.entry(waiting.user).or_default();
+        turns.push((*turn, waiting));
+        *turn += 1;
+    }
+    // Stable: of those with the same turn, who came first.
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, waiting)| waiting).collect()
+}
+
+/// The instances as they fill up while those that wait are given places.
+struct Rooms {
+    rooms: Vec<Instance>,
+    open: Vec<bool>,
+}
+
+impl Rooms {
+    fn new(instances: &[Instance], reachable: impl Fn(InstanceId) -> bool) -> Self {
+        let rooms: Vec<Instance> = instances.iter().filter(|it| it.counts()).cloned().collect();
+        let open = rooms
+            .iter()
+            .map(|it| it.takes_work() && reachable(it.id))
+            .collect();
+        Self { rooms, open }
+    }
+
+    fn held_by(&self, user: UserId) -> usize {
+        let held = self.rooms.iter();
+        held.filter(|it| it.assigned_to == Some(user)).count()
+    }
+
+    fn place(&mut self, waiting: &Waiting) -> Option<Place> {
+        let open = || (0..self.rooms.len()).filter(|at| self.open[*at]);
+        let own = open()
+            .filter(|at| self.rooms[*at].assigned_to == Some(waiting.user))
+            .filter(|at| self.rooms[*at].sessions < self.rooms[*at].sessions_max)
+            .min_by_key(|at| self.rooms[*at].sessions);
+        if let Some(at) = own {
+            let room = &mut self.rooms[at];
+            room.sessions += 1;
+            return Some(Place::Own(room.id, room.epoch));
+        }
+        if self.held_by(waiting.user) >= waiting.instances_max as usize {
+            return None;
+        }
+        // The newest making first, and of it what the user prefers.
+        let at = open()
+            .filter(|at| self.rooms[*at].assigned_to.is_none())
+            .max_by_key(|at| {
+                let room = &self.rooms[*at];
+                let preferred = waiting.kind.is_some() && room.kind == waiting.kind;
+                (preferred, room.generation, std::cmp::Reverse(room.id))
+            })?;
+        let room = &mut self.rooms[at];
+        room.assigned_to = Some(waiting.user);
+        room.sessions = 1;
+        // That is what its lease will be.
+        room.epoch += 1;
+        Some(Place::Free(room.id))
+    }
+}
+
+/// Gives places to those that wait, as far as there are any.
+#[must_use]
+pub fn assign(
+    queue: &[Waiting],
     instances: &[Instance],
     reachable: impl Fn(InstanceId) -> bool,
-    user: UserId,
-    own_max: u32,
+) -> Vec<(SessionId, UserId, Place)> {
+    let mut rooms = Rooms::new(instances, reachable);
+    in_order(queue, instances)
+        .iter()
+        .filter_map(|it| Some((it.session, it.user, rooms.place(it)?)))
+        .collect()
+}
+
+/// How many more instances those that wait could use, which nobody holds yet. What
+/// their users hold and cannot be reached just now is waited for, not replaced.
+#[must_use]
+pub fn instances_needed(
+    queue: &[Waiting],
+    instances: &[Instance],
+    sessions_per_instance: u32,
+) -> u32 {
+    let mut by_user: HashMap<UserId, (i64, u32)> = HashMap::new();
+    for waiting in queue {
+        let entry = by_user.entry(waiting.user).or_default();
+        entry.0 += 1;
+        entry.1 = waiting.instances_max;
+    }
+    let each = i64::from(sessions_per_instance.max(1));
+    by_user
+        .into_iter()
+        .map(|(user, (waiting, most))| {
+            let theirs = || {
+                let all = instances.iter();
+                all.filter(move |it| it.counts() && it.assigned_to == Some(user))
+            };
+            let room: i64 = theirs()
+                .filter(|it| it.takes_work() || it.status == Status::Provisioning)
+                .map(|it| (it.sessions_max - it.sessions).max(0))
+                .sum();
+            let held = u32::try_from(theirs().count()).unwrap_or(u32::MAX);
+            let missing = ((waiting - room).max(0) + each - 1) / each;
+            let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+            missing.min(most.saturating_sub(held))
+        })
+        .fold(0, u32::saturating_add)
+}
+
+/// What `waiting` can hope for, who comes after all of `queue`.
+#[must_use]
+pub fn outlook(
+    waiting: &Waiting,
+    queue: &[Waiting],
+    instances: &[Instance],
+    reachable: impl Fn(InstanceId) -> bool,
     max: u32,
-) -> Place {
-    let ready = |it: &&Instance| it.status == Status::Running && reachable(it.id);
-    let own = instances
-        .iter()
-        .filter(ready)
-        .filter(|it| it.assigned_to == Some(user) && it.sessions < it.sessions_max)
-        .min_by_key(|it| it.sessions);
-    if let Some(own) = own {
-        return Place::Own(own.id);
+) -> Outlook {
+    let mut rooms = Rooms::new(instances, reachable);
+    for earlier in in_order(queue, instances) {
+        rooms.place(&earlier);
     }
-    let there = |it: &&Instance| it.status != Status::Terminated;
-    let held = instances
-        .iter()
-        .filter(there)
-        .filter(|it| it.assigned_to == Some(user));
-    if held.count() >= own_max as usize {
-        return Place::Enough;
+    if rooms.place(waiting).is_some() {
+        return Outlook::Now;
     }
-    let free = instances
-        .iter()
-        .filter(ready)
-        .find(|it| it.assigned_to.is_none());
-    if let Some(free) = free {
-        return Place::Free(free.id);
-    }
-    let on_its_way = instances.iter().any(|it| {
-        it.assigned_to.is_none()
-            && (it.status == Status::Provisioning
-                || (it.status == Status::Running && !reachable(it.id)))
+    let theirs = |it: &&Instance| it.counts() && it.assigned_to == Some(waiting.user);
+    // One that cannot be reached, or is on its way, may have room once it is there.
+    let hope = instances.iter().filter(theirs).any(|it| {
+        let shut = it.draining.is_some() || it.status == Status::Stopping;
+        let there = rooms.rooms.iter().zip(&rooms.open);
+        let open = there
+            .into_iter()
+            .any(|(room, open)| room.id == it.id && *open);
+        !shut && !open && it.sessions < it.sessions_max
     });
-    if on_its_way {
-        Place::Wait
-    } else if instances.iter().filter(there).count() < max as usize {
-        Place::Launch
-    } else if instances.iter().any(|it| it.status == Status::Stopping) {
-        Place::Wait
+    if hope {
+        return Outlook::Coming;
+    }
+    let held = instances.iter().filter(theirs).count();
+    if held >= waiting.instances_max as usize {
+        return Outlook::Enough;
+    }
+    let there = instances.iter().filter(|it| it.counts()).count();
+    let on_its_way = instances.iter().any(|it| {
+        let nobodys = it.assigned_to.is_none();
+        it.status == Status::Stopping || (nobodys && it.counts())
+    });
+    if there < max as usize || on_its_way {
+        Outlook::Coming
     } else {
-        Place::Full
+        Outlook::Full
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::time::Timestamp;
     use proptest::prelude::*;
 
+    const NOW: Timestamp = Timestamp(1_000_000);
+
     fn instance(status: Status, holder: Option<UserId>, sessions: i64) -> Instance {
+        let ready = Instance::ready(NOW);
         Instance {
-            id: InstanceId::new(),
-            provider: "local".into(),
-            reference: None,
             status,
             assigned_to: holder,
-            epoch: 1,
-            sessions_max: 2,
             sessions,
-            created_at: Timestamp(0),
-            last_activity_at: Timestamp(0),
+            epoch: 1,
+            ..ready
+        }
+    }
+
+    fn waiting(user: UserId, at: i64) -> Waiting {
+        Waiting {
+            session: SessionId::new(),
+            user,
+            since: Timestamp(at),
+            instances_max: 2,
+            kind: None,
         }
     }
 
@@ -97,52 +247,116 @@ mod tests {
         let user = UserId::new();
         let own = instance(Status::Running, Some(user), 1);
         let all = [instance(Status::Running, None, 0), own.clone()];
-        assert_eq!(choose(&all, |_| true, user, 1, 9), Place::Own(own.id));
+        let queue = [waiting(user, 1)];
+        let placed = assign(&queue, &all, |_| true);
+        assert_eq!(placed, [(queue[0].session, user, Place::Own(own.id, 1))]);
     }
 
     #[test]
-    fn who_has_as_many_as_they_may_gets_no_other() {
-        let user = UserId::new();
-        let all = [
-            instance(Status::Running, None, 0),
-            instance(Status::Running, Some(user), 2),
-        ];
-        assert_eq!(choose(&all, |_| true, user, 1, 9), Place::Enough);
-        assert_eq!(choose(&all, |_| true, user, 2, 9), Place::Free(all[0].id));
+    fn who_queues_a_hundred_holds_up_nobody_elses_first() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let mut queue: Vec<Waiting> = (0..100).map(|it| waiting(alice, it)).collect();
+        queue.push(waiting(bob, 1_000));
+        let order = in_order(&queue, &[]);
+        assert_eq!(order[1].user, bob);
+        let of_alice: Vec<SessionId> = order
+            .iter()
+            .filter(|it| it.user == alice)
+            .map(|it| it.session)
+            .collect();
+        let as_they_came: Vec<SessionId> = queue[..100].iter().map(|it| it.session).collect();
+        assert_eq!(of_alice, as_they_came);
+    }
+
+    #[test]
+    fn who_has_sessions_already_waits_for_who_has_none() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let all = [instance(Status::Running, Some(alice), 2)];
+        let queue = [waiting(alice, 1), waiting(bob, 2)];
+        assert_eq!(in_order(&queue, &all)[0].user, bob);
+    }
+
+    #[test]
+    fn outlooks_are_told_apart() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let one = Waiting {
+            instances_max: 1,
+            ..waiting(alice, 9)
+        };
+        let full = instance(Status::Running, Some(alice), 2);
+        let bobs = instance(Status::Running, Some(bob), 1);
+        let coming = instance(Status::Provisioning, None, 0);
+        let up = |_| true;
+        let look = |all: &[Instance], max| outlook(&one, &[], all, up, max);
+        assert_eq!(look(&[instance(Status::Running, None, 0)], 1), Outlook::Now);
+        assert_eq!(look(&[full.clone(), coming.clone()], 9), Outlook::Enough);
+        assert_eq!(look(std::slice::from_ref(&bobs), 1), Outlook::Full);
+        assert_eq!(look(std::slice::from_ref(&bobs), 2), Outlook::Coming);
+        assert_eq!(look(&[bobs.clone(), coming], 2), Outlook::Coming);
+        let unreachable = instance(Status::Running, Some(alice), 1);
+        let hidden = unreachable.id;
+        let outlook = outlook(&one, &[], &[unreachable, bobs], |id| id != hidden, 2);
+        assert_eq!(outlook, Outlook::Coming);
+    }
+
+    #[test]
+    fn no_more_instances_are_needed_than_their_users_may_have() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let mut queue: Vec<Waiting> = (0..9).map(|it| waiting(alice, it)).collect();
+        assert_eq!(instances_needed(&queue, &[], 2), 2);
+        queue.push(waiting(bob, 1));
+        assert_eq!(instances_needed(&queue, &[], 2), 3);
+        let own = instance(Status::Provisioning, Some(bob), 0);
+        assert_eq!(instances_needed(&queue, &[own], 2), 2);
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
         #[test]
-        fn nobody_gets_an_instance_that_another_user_holds(
-            kinds in proptest::collection::vec((0..5u8, 0..3u8, 0..3i64, any::<bool>()), 0..8),
+        fn nobody_gets_an_instance_that_another_holds_or_more_than_they_may(
+            kinds in proptest::collection::vec((0..5u8, 0..3u8, 0..3i64, any::<bool>(), any::<bool>()), 0..10),
+            queue in proptest::collection::vec((0..2u8, 0..50i64), 0..20),
             own_max in 1..4u32,
-            max in 1..10u32,
         ) {
             let users = [UserId::new(), UserId::new()];
-            let all: Vec<_> = kinds.iter().map(|(status, holder, sessions, _)| {
-                let status = [Status::Provisioning, Status::Running, Status::Stopping, Status::Terminated, Status::Error][*status as usize];
-                let holder = match holder { 0 => None, n => Some(users[*n as usize - 1]) };
-                instance(status, holder, *sessions)
+            let all: Vec<Instance> = kinds.iter().map(|(status, holder, sessions, _, draining)| {
+                let status = [Status::Provisioning, Status::Running, Status::Stopping, Status::Terminated, Status::Error][usize::from(*status)];
+                let holder = match holder { 0 => None, n => Some(users[usize::from(*n) - 1]) };
+                let mut it = instance(status, holder, if holder.is_some() { *sessions } else { 0 });
+                it.draining = draining.then(|| super::super::instance::Since { reason: "deleted".into(), at: NOW });
+                it
             }).collect();
-            let up: Vec<_> = all.iter().zip(&kinds).filter(|(_, kind)| kind.3).map(|(it, _)| it.id).collect();
-            match choose(&all, |id| up.contains(&id), users[0], own_max, max) {
-                Place::Own(id) => {
-                    let it = all.iter().find(|it| it.id == id).expect("one of them");
-                    prop_assert_eq!(it.assigned_to, Some(users[0]));
-                    prop_assert!(it.sessions < it.sessions_max && it.status == Status::Running);
+            let up: Vec<InstanceId> = all.iter().zip(&kinds).filter(|(_, kind)| kind.3).map(|(it, _)| it.id).collect();
+            let queue: Vec<Waiting> = queue.iter().map(|(user, at)| Waiting { instances_max: own_max, ..waiting(users[usize::from(*user)], *at) }).collect();
+            let mut rooms = all.clone();
+            let placed = assign(&queue, &all, |id| up.contains(&id));
+            for (session, user, place) in &placed {
+                prop_assert!(queue.iter().any(|it| it.session == *session && it.user == *user));
+                let (Place::Own(id, _) | Place::Free(id)) = place;
+                let room = rooms.iter_mut().find(|it| it.id == *id).expect("one of them");
+                prop_assert!(room.takes_work() && up.contains(id));
+                match place {
+                    Place::Own(_, epoch) => {
+                        prop_assert_eq!(room.assigned_to, Some(*user));
+                        prop_assert_eq!(room.epoch, *epoch);
+                    }
+                    Place::Free(_) => {
+                        prop_assert_eq!(room.assigned_to, None);
+                        room.epoch += 1;
+                    }
                 }
-                Place::Free(id) => {
-                    let it = all.iter().find(|it| it.id == id).expect("one of them");
-                    prop_assert!(it.assigned_to.is_none() && it.status == Status::Running);
-                    let held = all.iter().filter(|it| it.assigned_to == Some(users[0]) && it.status != Status::Terminated);
-                    prop_assert!(held.count() < own_max as usize);
-                }
-                Place::Launch => {
-                    let there = all.iter().filter(|it| it.status != Status::Terminated).count();
-                    prop_assert!(there < max as usize);
-                }
-                Place::Wait | Place::Full | Place::Enough => {}
+                room.assigned_to = Some(*user);
+                room.sessions += 1;
+                prop_assert!(room.sessions <= room.sessions_max);
             }
+            for user in users {
+                let held = |rooms: &[Instance]| rooms.iter().filter(|it| it.counts() && it.assigned_to == Some(user)).count();
+                prop_assert!(held(&rooms) <= held(&all).max(own_max as usize));
+            }
+            let mut sessions: Vec<SessionId> = placed.iter().map(|it| it.0).collect();
+            sessions.sort_unstable();
+            sessions.dedup();
+            prop_assert_eq!(sessions.len(), placed.len());
         }
     }
 }

@@ -190,4 +190,6 @@ pub struct Session {
     pub current_url: Option<String>,
     /// The document's title.
     pub current_title: Option<String>,
+    /// Why it ends before its time, where that is known.
+    pub ending_reason: Option<String>,
 }

@@ -45,12 +45,24 @@ impl Fleet {
     ///
     /// # Errors
     /// The same for every reason.
-    pub async fn join(&self, token: &str, request: &[u8]) -> Result<Enrolled, Error> {
+    pub async fn join(
+        &self,
+        token: &str,
+        machine: &str,
+        request: &[u8],
+    ) -> Result<Enrolled, Error> {
         let instance = self
             .store
             .use_join_token(&hash_of(token), clock::now())
             .await?
             .ok_or(REFUSED)?;
+        let row = self.store.instance(instance).await?.ok_or(REFUSED)?;
+        // Where machines have names of their own, a token that was carried to another
+        // one is of no use there.
+        if self.provider.outlives_us() && row.reference.as_deref() != Some(machine) {
+            tracing::warn!(instance.id = %instance, machine, reference = row.reference, "a token was used on another machine; refused");
+            return Err(REFUSED);
+        }
         let enrolled = self.issue(instance, request).await?;
         tracing::info!(instance.id = %instance, "an agent joined");
         Ok(enrolled)
@@ -72,7 +84,10 @@ impl Fleet {
             tracing::warn!(instance.id = %instance, %cause, "refused a signing request");
             REFUSED
         })?;
-        self.store.enrolled(instance, &issued.serial).await?;
+        self.store
+            .enrolled(instance, &issued.serial, clock::now())
+            .await?;
+        self.wake();
         Ok(Enrolled {
             instance,
             certificate: issued.certificate,
@@ -92,22 +107,6 @@ impl Fleet {
                 Status::Provisioning | Status::Running | Status::Stopping
             )
         }))
-    }
-
-    /// Notes that an instance's agent is there.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn arrived(&self, instance: InstanceId) -> Result<(), Error> {
-        let running = self
-            .store
-            .move_instance(instance, Status::Running, None, clock::now())
-            .await?;
-        if running {
-            tracing::info!(instance.id = %instance, "instance running");
-        }
-        self.wake();
-        Ok(())
     }
 }
 

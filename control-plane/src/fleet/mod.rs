@@ -1,46 +1,36 @@
-//! Instances: who gets one, how agents join, and what becomes of them.
+//! Instances: how many there are, who gets one, how agents join, and what becomes
+//! of them. What is wanted is in rows; [`Fleet::converge`] alone calls a provider.
 
-mod acquire;
 pub mod authority;
+mod converge;
 mod enrol;
-mod reconcile;
+mod instances;
+mod launch;
+mod lead;
+mod pool;
+mod presence;
+mod steps;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use browserfleet_proto::ids::InstanceId;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
+use crate::domain::instance::Instance;
 use crate::provider::Provider;
-use crate::relay::Relay;
-use crate::store::Store;
+use crate::relay::{Contact, Relay};
+use crate::store::{self, Store};
 
-pub use acquire::Lease;
+pub use converge::Converged;
+pub use converge::Lost;
 pub use enrol::Enrolled;
-pub use reconcile::Reconciled;
+pub use instances::{InstanceReport, NewInstance, phase_of};
+pub use pool::{MarketPolicy, Overrides, Pool, PoolCounts, PoolReport, Settings};
 
 use authority::Authority;
-
-/// The pool that is wanted.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    /// Instances that are ready and unassigned.
-    pub warm: u32,
-    /// Instances at the most.
-    pub max: u32,
-    /// Sessions on one instance.
-    pub sessions_per_instance: u32,
-    /// How long a user keeps an instance without a session.
-    pub idle: Duration,
-}
-
-/// Whether instances may be launched. Whoever launches one holds the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doors {
-    Open,
-    /// The process ends: what would be launched now, nobody would end.
-    Closed,
-}
+use converge::Memory;
+use lead::Lead;
+use presence::Presence;
 
 /// The service.
 pub struct Fleet {
@@ -48,39 +38,54 @@ pub struct Fleet {
     relay: Arc<Relay>,
     provider: Arc<dyn Provider>,
     authority: Authority,
-    wanted: Wanted,
-    /// One placement at a time: the choice is made from rows, and changes them.
-    placing: Mutex<Doors>,
+    settings: Settings,
+    /// What this database was named when it was made.
+    deployment: String,
+    lead: Lead,
+    pool: watch::Sender<Pool>,
+    presence: Presence,
+    memory: Mutex<Memory>,
     wake: watch::Sender<u64>,
+    /// Changes when an instance may have room for somebody who waits.
+    rooms: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fleet")
-            .field("wanted", &self.wanted)
+            .field("deployment", &self.deployment)
             .finish_non_exhaustive()
     }
 }
 
 impl Fleet {
-    /// The service.
-    #[must_use]
-    pub fn new(
+    /// The service. `replica` names this process among others of the same database.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn open(
         store: Store,
         relay: Arc<Relay>,
         provider: Arc<dyn Provider>,
         authority: Authority,
-        wanted: Wanted,
-    ) -> Self {
-        Self {
+        settings: Settings,
+    ) -> Result<Self, store::Error> {
+        let row = store.pool().await?;
+        let pool = Pool::new(&settings, &provider.offerings(), &row);
+        Ok(Self {
+            deployment: store.deployment().await?,
+            lead: Lead::new(),
+            pool: watch::Sender::new(pool),
+            presence: Presence::default(),
+            memory: Mutex::default(),
+            wake: watch::Sender::new(0),
+            rooms: watch::Sender::new(0),
             store,
             relay,
             provider,
             authority,
-            wanted,
-            placing: Mutex::new(Doors::Open),
-            wake: watch::Sender::new(0),
-        }
+            settings,
+        })
     }
 
     /// Says that the pool may have to change.
@@ -93,14 +98,42 @@ impl Fleet {
         self.wake.subscribe()
     }
 
+    /// Changes when an instance may have room for somebody who waits.
+    pub fn rooms(&self) -> watch::Receiver<u64> {
+        self.rooms.subscribe()
+    }
+
+    pub(super) fn room_changed(&self) {
+        self.rooms.send_modify(|count| *count += 1);
+    }
+
+    /// The pool as it is wanted now.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.pool.borrow().clone()
+    }
+
     /// The certificate authority of the agents.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// Notes that an agent renewed its lease.
-    pub fn renewed(&self, instance: InstanceId) {
-        self.relay.renewed(instance);
+    /// Whether an instance's agent has a link here.
+    #[must_use]
+    pub fn is_reachable(&self, instance: InstanceId) -> bool {
+        self.relay.contact(instance) == Contact::Up
+    }
+
+    /// All instances that are there, or may be.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn rows(&self) -> Result<Vec<Instance>, store::Error> {
+        self.store.instances().await
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

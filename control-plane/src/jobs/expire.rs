@@ -33,7 +33,7 @@ fn end_those_due(sessions: &Arc<Sessions>, tasks: &Tasks) -> Duration {
     let mut wait = PERIOD;
     for held in sessions
         .registry()
-        .select(|held| held.phase() == Phase::Live)
+        .select(|held| held.phase() == Phase::Live && sessions.is_reachable(held))
     {
         let (at, reason) = held.ends();
         if at > now {

@@ -3,10 +3,14 @@
 
 mod converge;
 mod expire;
+mod place;
+mod presence;
 mod purge;
 mod revoke;
 
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::accounts::Accounts;
 use crate::fleet::Fleet;
@@ -28,12 +32,16 @@ pub struct Jobs {
     pub sessions: Arc<Sessions>,
     /// Machines.
     pub provider: Arc<dyn Provider>,
+    /// Changes whenever a link came or went.
+    pub links: watch::Receiver<u64>,
 }
 
 impl Jobs {
     /// Starts all of them.
     pub fn start(&self, tasks: &Tasks) {
         tasks.spawn("converge", converge::run(self.clone(), tasks.clone()));
+        tasks.spawn("place", place::run(self.clone(), tasks.clone()));
+        tasks.spawn("presence", presence::run(self.clone(), tasks.clone()));
         tasks.spawn(
             "expire",
             expire::run(Arc::clone(&self.sessions), tasks.clone()),

@@ -5,10 +5,11 @@
 //! good. So a control plane that was killed finds its agents again, and never
 //! ends a process that is not one.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use browserfleet_proto::ids::InstanceId;
@@ -16,11 +17,15 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Error, Launch, Machine, Provider};
+use super::{Answer, Error, Fault, LaunchError, Provider};
+use crate::clock;
+use crate::domain::machine::{Addresses, Draft, Machine, MachineState, Market, Offering, Trouble};
+use crate::domain::offering::Shortage;
+use crate::domain::time::Timestamp;
 use crate::tasks::Tasks;
 
 /// How many departures may wait to be noticed; each is one process of a pool
@@ -34,6 +39,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the child may take to read its token.
 const TOKEN_DEADLINE: Duration = Duration::from_secs(5);
 const PROCESS_NOTE: &str = "process.json";
+/// The one kind and the one place that there are.
+const KIND: &str = "process";
+const PLACE: &str = "here";
 
 /// How agents are started.
 #[derive(Debug, Clone)]
@@ -51,8 +59,19 @@ pub struct Settings {
 pub struct Local {
     settings: Settings,
     tasks: Tasks,
-    departed: mpsc::Sender<InstanceId>,
-    departures: Mutex<Option<mpsc::Receiver<InstanceId>>>,
+    departed: mpsc::Sender<String>,
+    departures: Mutex<Option<mpsc::Receiver<String>>>,
+    /// Children that have not been handed their tokens.
+    tokenless: Mutex<HashMap<String, ChildStdin>>,
+    /// Those whose end is only half of a restart.
+    restarting: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What is asked for, as the row keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    instance: InstanceId,
+    attempt: i64,
 }
 
 /// Names one process for good.
@@ -61,6 +80,10 @@ struct Process {
     id: i32,
     /// Clock ticks since the machine started, from `/proc/<id>/stat`.
     started: u64,
+    /// Of the request that it was started by.
+    attempt: i64,
+    /// Microseconds since 1970.
+    launched_at: i64,
 }
 
 impl Local {
@@ -73,49 +96,53 @@ impl Local {
             tasks,
             departed,
             departures: Mutex::new(Some(departures)),
+            tokenless: Mutex::default(),
+            restarting: Arc::default(),
         }
     }
 
-    fn folder_of(&self, instance: InstanceId) -> PathBuf {
-        self.settings.folder.join(instance.to_string())
+    fn folder_of(&self, reference: &str) -> Result<PathBuf, Error> {
+        // A reference is a row's id, and nothing that leads out of the folder.
+        let id: Result<InstanceId, _> = reference.parse();
+        let id =
+            id.map_err(|fault| failed("find an instance's folder", Fault::NotFound, &fault))?;
+        Ok(self.settings.folder.join(id.to_string()))
     }
 
-    async fn start(&self, launch: Launch) -> Result<Machine, Error> {
-        let folder = self.folder_of(launch.instance);
-        let started = self.spawn(&launch, &folder).await;
-        let (mut child, process) = match started {
-            Ok(it) => it,
-            Err(error) => {
-                remove_folder(&folder);
-                return Err(failed("start an agent", error));
-            }
+    /// The folder is the request's token: a process that lives in it is the machine
+    /// that the request made before.
+    fn start(&self, request: &str) -> Result<Machine, LaunchError> {
+        let refused = |message: String| LaunchError::Refused {
+            shortage: Shortage::Request,
+            code: "spawn_failed".into(),
+            message,
         };
-        let instance = launch.instance;
-        let departed = self.departed.clone();
-        self.tasks.spawn("local instance", async move {
-            let status = child.wait().await;
-            match status {
-                Ok(status) => tracing::info!(instance.id = %instance, %status, "an agent's process ended"),
-                Err(error) => tracing::warn!(instance.id = %instance, %error, "could not wait for an agent's process"),
+        let request: Request =
+            serde_json::from_str(request).map_err(|fault| refused(fault.to_string()))?;
+        let reference = request.instance.to_string();
+        let folder = self
+            .folder_of(&reference)
+            .map_err(|fault| refused(fault.to_string()))?;
+        if let Some(process) = read_note(&folder).filter(|it| it.is_alive()) {
+            return Ok(machine_of(request.instance, process));
+        }
+        match self.spawn(&reference, request.attempt, Stdio::piped()) {
+            Ok(process) => Ok(machine_of(request.instance, process)),
+            Err(fault) => {
+                remove_folder(&folder);
+                Err(refused(fault.to_string()))
             }
-            remove_folder(&folder);
-            if departed.send(instance).await.is_err() {
-                tracing::debug!(instance.id = %instance, "nobody follows departures any more");
-            }
-        });
-        Ok(Machine {
-            instance,
-            reference: process.id.to_string(),
-        })
+        }
     }
 
-    async fn spawn(&self, launch: &Launch, folder: &Path) -> anyhow::Result<(Child, Process)> {
-        fs::create_dir_all(folder)?;
+    fn spawn(&self, reference: &str, attempt: i64, input: Stdio) -> anyhow::Result<Process> {
+        let folder = self.folder_of(reference)?;
+        fs::create_dir_all(&folder)?;
         let mut child = Command::new(&self.settings.agent)
             .envs(self.settings.environment.iter().cloned())
-            .env("BROWSERFLEET_DATA_DIR", folder)
-            .env("BROWSERFLEET_INSTANCE_ID", launch.instance.to_string())
-            .stdin(Stdio::piped())
+            .env("BROWSERFLEET_DATA_DIR", &folder)
+            .env("BROWSERFLEET_INSTANCE_ID", reference)
+            .stdin(input)
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()
@@ -124,64 +151,143 @@ impl Local {
         let process = Process {
             id,
             started: start_time(id).unwrap_or_default(),
+            attempt,
+            launched_at: clock::now().0,
         };
         fs::write(folder.join(PROCESS_NOTE), serde_json::to_vec(&process)?)?;
-        let mut input = child
-            .stdin
-            .take()
-            .ok_or_else(|| anyhow::anyhow!("the child has no standard input"))?;
-        timeout(TOKEN_DEADLINE, async {
-            input.write_all(launch.token.as_bytes()).await?;
-            input.write_all(b"\n").await
-        })
-        .await??;
-        Ok((child, process))
+        if let Some(input) = child.stdin.take() {
+            locked(&self.tokenless).insert(reference.to_owned(), input);
+        }
+        self.follow(reference.to_owned(), folder, process, child);
+        Ok(process)
     }
 
-    async fn stop(&self, instance: InstanceId) -> Result<(), Error> {
-        let folder = self.folder_of(instance);
-        let Some(process) = read_note(&folder) else {
+    /// Notices a child's end.
+    fn follow(&self, reference: String, folder: PathBuf, process: Process, mut child: Child) {
+        let departed = self.departed.clone();
+        let restarting = Arc::clone(&self.restarting);
+        self.tasks.spawn("local instance", async move {
+            match child.wait().await {
+                Ok(status) => {
+                    tracing::info!(instance.id = reference, %status, "an agent's process ended");
+                }
+                Err(error) => {
+                    tracing::warn!(instance.id = reference, %error, "could not wait for an agent's process");
+                }
+            }
+            let replaced = read_note(&folder).is_some_and(|it| it != process);
+            if replaced || locked(&restarting).contains(&reference) {
+                return;
+            }
             remove_folder(&folder);
-            return Ok(());
+            if departed.send(reference).await.is_err() {
+                tracing::debug!("nobody follows departures any more");
+            }
+        });
+    }
+
+    async fn hand(&self, reference: &str, token: &str) -> Result<(), Error> {
+        let waiting = locked(&self.tokenless).remove(reference);
+        let Some(mut input) = waiting else {
+            let fault = "its agent was started by a process that is gone";
+            return Err(failed("hand a token over", Fault::NotFound, &fault));
         };
+        let write = async {
+            input.write_all(token.as_bytes()).await?;
+            input.write_all(b"\n").await
+        };
+        match timeout(TOKEN_DEADLINE, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fault)) => Err(failed("hand a token over", Fault::Unknown, &fault)),
+            Err(fault) => Err(failed("hand a token over", Fault::Unknown, &fault)),
+        }
+    }
+
+    /// Ends a process, by force where it does not go by itself.
+    async fn end_process(&self, reference: &str, process: Process, first: Signal) {
         if process.is_alive() {
-            process.signal(Signal::SIGTERM);
+            process.signal(first);
             let latest = Instant::now() + PATIENCE;
             while process.is_alive() && Instant::now() < latest {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
         if process.is_alive() {
-            tracing::warn!(instance.id = %instance, "the agent did not end by itself; killing it");
+            tracing::warn!(
+                instance.id = reference,
+                "the agent did not end by itself; killing it"
+            );
             // Its browsers have groups of their own and end with it.
             if let Err(error) = killpg(Pid::from_raw(process.id), Signal::SIGKILL) {
-                tracing::debug!(instance.id = %instance, %error, "the group was gone");
+                tracing::debug!(instance.id = reference, %error, "the group was gone");
             }
         }
+    }
+
+    async fn end(&self, reference: &str) -> Result<(), Error> {
+        let folder = self.folder_of(reference)?;
+        if let Some(process) = read_note(&folder) {
+            self.end_process(reference, process, Signal::SIGTERM).await;
+        }
+        // Not before: an agent whose input ends without a token complains of it.
+        locked(&self.tokenless).remove(reference);
         remove_folder(&folder);
         Ok(())
     }
 
-    fn find(&self) -> Result<Vec<Machine>, Error> {
+    /// Ends a process and starts another in its folder, which has its identity.
+    async fn start_anew(&self, reference: &str, first: Signal) -> Result<(), Error> {
+        let doing = "start an agent anew";
+        let folder = self.folder_of(reference)?;
+        let gone = "its process is not there";
+        let process = read_note(&folder).ok_or_else(|| failed(doing, Fault::NotFound, &gone))?;
+        if !locked(&self.restarting).insert(reference.to_owned()) {
+            return Ok(());
+        }
+        self.end_process(reference, process, first).await;
+        let started = self.spawn(reference, process.attempt, Stdio::null());
+        // From now on the note tells whoever notices the end that another is there.
+        locked(&self.restarting).remove(reference);
+        started
+            .map(drop)
+            .map_err(|fault| failed(doing, Fault::Refused, &fault))
+    }
+
+    fn find_all(&self) -> Result<Vec<Machine>, Error> {
         let entries = match fs::read_dir(&self.settings.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed("list the instances", error.into())),
+            Err(error) => return Err(failed("list the instances", Fault::Unknown, &error)),
         };
         let mut machines = Vec::new();
         for entry in entries.flatten() {
-            let Some(instance) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
+            let name = entry.file_name();
+            let Some(instance) = name.to_str().and_then(|it| it.parse().ok()) else {
                 continue;
             };
-            match read_note(&entry.path()) {
-                Some(process) if process.is_alive() => machines.push(Machine {
-                    instance,
-                    reference: process.id.to_string(),
-                }),
-                _ => {}
+            if let Some(process) = read_note(&entry.path()).filter(|it| it.is_alive()) {
+                machines.push(machine_of(instance, process));
             }
         }
         Ok(machines)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn machine_of(instance: InstanceId, process: Process) -> Machine {
+    Machine {
+        reference: instance.to_string(),
+        instance: Some(instance),
+        attempt: process.attempt,
+        state: MachineState::Running,
+        launched_at: Timestamp(process.launched_at),
+        reason: None,
+        addresses: Addresses::default(),
+        kind: KIND.into(),
+        zone: PLACE.into(),
     }
 }
 
@@ -190,23 +296,98 @@ impl Provider for Local {
         "local"
     }
 
-    fn launch(&self, launch: Launch) -> Answer<'_, Machine> {
-        Box::pin(self.start(launch))
+    fn region(&self) -> &str {
+        "local"
     }
 
-    fn terminate(&self, instance: InstanceId) -> Answer<'_, ()> {
-        Box::pin(self.stop(instance))
+    fn lag(&self) -> Duration {
+        Duration::ZERO
     }
 
-    fn list(&self) -> Answer<'_, Vec<Machine>> {
-        Box::pin(async { self.find() })
+    fn outlives_us(&self) -> bool {
+        false
     }
 
-    fn departures(&self) -> Option<mpsc::Receiver<InstanceId>> {
-        self.departures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn offerings(&self) -> Vec<Offering> {
+        vec![Offering {
+            kind: KIND.into(),
+            place: PLACE.into(),
+            market: Market::OnDemand,
+        }]
+    }
+
+    fn image(&self) -> Answer<'_, String> {
+        Box::pin(async { Ok(self.settings.agent.display().to_string()) })
+    }
+
+    fn draft(&self, draft: &Draft<'_>) -> Result<String, Error> {
+        let request = Request {
+            instance: draft.instance,
+            attempt: draft.attempt,
+        };
+        serde_json::to_string(&request)
+            .map_err(|fault| failed("write a request", Fault::Refused, &fault))
+    }
+
+    fn launch<'a>(&'a self, request: &'a str) -> Answer<'a, Machine, LaunchError> {
+        Box::pin(async { self.start(request) })
+    }
+
+    fn list<'a>(&'a self, _: &'a str) -> Answer<'a, Vec<Machine>> {
+        Box::pin(async { self.find_all() })
+    }
+
+    /// A list is exact: what it does not show is gone.
+    fn find<'a>(&'a self, _: &'a [String]) -> Answer<'a, Vec<Machine>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn troubles<'a>(&'a self, _: &'a [String]) -> Answer<'a, Vec<Trouble>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn terminate<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.end(reference))
+    }
+
+    fn stop<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        let fault = "a process cannot be stopped and started again";
+        Box::pin(async move { Err(failed("stop a process", Fault::Refused, &fault)) })
+    }
+
+    fn start<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        let fault = "a process cannot be stopped and started again";
+        Box::pin(async move { Err(failed("start a process", Fault::Refused, &fault)) })
+    }
+
+    fn reboot<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.start_anew(reference, Signal::SIGKILL))
+    }
+
+    fn restart_agent<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.start_anew(reference, Signal::SIGTERM))
+    }
+
+    /// Agents write to this process's own log.
+    fn journal<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
+        let fault = "agents write to the log of the control plane";
+        Box::pin(async move { Err(failed("read a journal", Fault::NotFound, &fault)) })
+    }
+
+    fn hand_token<'a>(&'a self, reference: &'a str, token: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.hand(reference, token))
+    }
+
+    fn take_token<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn tokens(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn departures(&self) -> Option<mpsc::Receiver<String>> {
+        locked(&self.departures).take()
     }
 }
 
@@ -248,10 +429,10 @@ fn remove_folder(folder: &Path) {
     }
 }
 
-fn failed(doing: &'static str, error: anyhow::Error) -> Error {
+fn failed(doing: &'static str, fault: Fault, reason: &dyn std::fmt::Display) -> Error {
     Error {
         doing,
-        reason: error.to_string(),
-        left_behind: false,
+        fault,
+        reason: reason.to_string(),
     }
 }

@@ -1,16 +1,22 @@
 //! Finding sessions: always by id and user together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use browserfleet_proto::ids::{CommandId, SessionId};
 
 use super::registry::Phase;
-use super::{OwnedSession, Sessions, Wish};
+use super::{Opened, OwnedSession, Sessions, Wish};
 use crate::accounts::CurrentUser;
 use crate::domain::command::Command;
 use crate::domain::session::Session;
 use crate::error::Error;
 use crate::store::sessions::Filter;
+
+/// How long a command waits for an instance where its caller has no session yet.
+const ONLY_SESSION_WAIT: Duration = Duration::from_secs(30);
+/// When to ask again where none was there in time.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A part of a list, and where the next part begins.
 #[derive(Debug)]
@@ -53,8 +59,22 @@ impl Sessions {
             (Some(only), true) => Ok(OwnedSession::Held(only)),
             (Some(_), false) => Err(Error::SessionAmbiguous),
             (None, _) => {
-                let session = self.open(user, Wish::default()).await?;
-                self.owned(user, session.id).await
+                match self.open(user, Wish::default(), ONLY_SESSION_WAIT).await? {
+                    Opened::Live(session) => self.owned(user, session.id).await,
+                    Opened::Queued(ticket) => {
+                        // Nobody has its ticket.
+                        self.finish(
+                            ticket.session,
+                            "no_capacity",
+                            "no instance was ready in time",
+                        )
+                        .await;
+                        Err(Error::NoCapacity {
+                            reason: "no instance was ready in time".into(),
+                            retry_after: RETRY,
+                        })
+                    }
+                }
             }
         }
     }

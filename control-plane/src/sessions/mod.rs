@@ -6,6 +6,7 @@ mod lookup;
 mod open;
 mod pace;
 mod perform;
+mod queue;
 pub mod registry;
 mod reports;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use browserfleet_proto::ids::SessionId;
 use tokio::sync::watch;
 
-use crate::domain::session::Session;
+use crate::domain::session::{Session, Status};
 use crate::domain::user::Limits;
 use crate::error::Error;
 use crate::fleet::Fleet;
@@ -23,12 +24,14 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 
 pub use lookup::Page;
-pub use open::{TIMEOUT_MAX, Wish};
+pub use open::{Opened, TIMEOUT_MAX, Wish};
 pub use perform::{Performed, Request};
+pub use queue::{ASK_AGAIN, Placed, Ticket};
 pub use reports::Report;
 
 use ledger::Ledger;
 use pace::Pace;
+use queue::Openings;
 use registry::{Held, Phase, Registry};
 
 /// The service.
@@ -44,6 +47,9 @@ pub struct Sessions {
     pace: Pace,
     /// Changes when a session began or its end was moved.
     ends: watch::Sender<u64>,
+    /// Changes when somebody may wait for an instance.
+    queued: watch::Sender<u64>,
+    openings: Openings,
 }
 
 /// A session that its caller holds: found by id and user together.
@@ -79,6 +85,8 @@ impl OwnedSession {
                 Some(reason) => Error::SessionGone {
                     reason: reason.clone(),
                 },
+                // Its agent has no link here just now.
+                None if row.status == Status::Live => Error::NotSent,
                 None => Error::SessionNotLive {
                     status: row.status.as_str(),
                 },
@@ -107,12 +115,20 @@ impl Sessions {
             limits,
             pace: Pace::default(),
             ends: watch::Sender::new(0),
+            queued: watch::Sender::new(0),
+            openings: Openings::default(),
         }
     }
 
     /// Changes when the next session's end may have moved.
     pub fn ends(&self) -> watch::Receiver<u64> {
         self.ends.subscribe()
+    }
+
+    /// Whether a session's agent has a link here. One that has it elsewhere, or just
+    /// now nowhere, is not this replica's to end.
+    pub(crate) fn is_reachable(&self, held: &Held) -> bool {
+        self.fleet.is_reachable(held.instance)
     }
 
     /// The sessions that are looked after here.

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use browserfleet_proto::action::Code;
 use browserfleet_proto::agent::v1::{self, to_agent::Body};
-use browserfleet_proto::ids::{SessionId, UserId};
+use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use browserfleet_proto::{ladder, limits};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::queue::{Opening, QUEUE_MAX, Stage, TICKET_LIFE, Ticket};
 use super::registry::{Held, Holding, Phase};
 use super::{OwnedSession, Sessions};
 use crate::accounts::CurrentUser;
 use crate::clock;
+use crate::domain::placement::{self, Outlook, Waiting};
 use crate::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
 use crate::domain::settings::UserSettings;
 use crate::error::Error;
@@ -24,6 +26,13 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a session may be without activity where nobody says otherwise.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// How long a session may take to be placed where an instance is free.
+const PLACING_GRACE: Duration = Duration::from_secs(2);
+/// How often the row of a session is looked at that is waited for: another replica
+/// may have placed it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When to ask again where all instances are taken.
+const FULL_RETRY: Duration = Duration::from_secs(10);
 /// How long the browser's end is waited for before the session is ended without it.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 const VIEWPORT_DEFAULT: (u32, u32) = (1280, 720);
@@ -56,20 +65,41 @@ pub struct Wish {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What became of the wish for a session.
+#[derive(Debug)]
+pub enum Opened {
+    /// It takes commands.
+    Live(Box<Session>),
+    /// It waits for an instance.
+    Queued(Ticket),
+}
+
 impl Sessions {
-    /// Opens a session: it is live when this returns. Goes on if the caller leaves.
+    /// Opens a session: where an instance is free, it is live when this returns.
+    /// Where none is, this waits for up to `wait`; then the session goes on waiting
+    /// for as long as somebody asks after it. Goes on if the caller leaves.
     ///
     /// # Errors
     /// [`Error::QuotaReached`], [`Error::NoCapacity`], or why its browser could
     /// not be started.
-    pub async fn open(self: &Arc<Self>, user: &CurrentUser, wish: Wish) -> Result<Session, Error> {
+    pub async fn open(
+        self: &Arc<Self>,
+        user: &CurrentUser,
+        wish: Wish,
+        wait: Duration,
+    ) -> Result<Opened, Error> {
         let settings = self.store.settings(user.id).await?;
         let settings = settings.map(|it| it.0).unwrap_or_default();
         let theirs = self.store.user(user.id).await?;
         let theirs = theirs.ok_or(Error::Unauthenticated)?;
         let limits = theirs.quotas.or(self.limits);
         let session = new_session(user, wish, &settings);
-        if !self.store.admit_session(&session, limits.sessions).await? {
+        let outlook = self.outlook_of(&session, limits.instances, wait).await?;
+        let wait_until = session.created_at.plus(wait.max(TICKET_LIFE));
+        let admitted = self
+            .store
+            .admit_session(&session, wait_until, limits.sessions);
+        if !admitted.await? {
             return Err(Error::QuotaReached {
                 name: "live_sessions",
                 limit: limits.sessions,
@@ -77,47 +107,162 @@ impl Sessions {
             });
         }
         let id = session.id;
-        let this = Arc::clone(self);
-        let work = self.tasks.spawn("open session", async move {
-            let started = this.start(session, limits.instances).await;
-            if let Err(error) = &started {
-                this.finish(id, error.code(), &error.to_string()).await;
-            }
-            started
-        });
-        match work.await {
-            Ok(Some(started)) => started?,
-            Ok(None) | Err(_) => {
-                return Err(Error::Internal(anyhow::anyhow!(
-                    "the session's task ended before the session was open"
-                )));
-            }
+        let opening = self.openings.expect(id);
+        self.queued.send_modify(|count| *count += 1);
+        let patience = if outlook == Outlook::Now {
+            wait.max(PLACING_GRACE)
+        } else {
+            wait
+        };
+        let live = self.wait_for(id, &opening, patience).await;
+        self.openings.forget(id);
+        if live? {
+            let session = self.store.session(id).await?;
+            return Ok(Opened::Live(Box::new(
+                session.ok_or(Error::NotFound("session"))?,
+            )));
         }
-        self.store
-            .session(id)
-            .await?
-            .ok_or(Error::NotFound("session"))
+        let session = self.store.session(id).await?;
+        let session = session.ok_or(Error::NotFound("session"))?;
+        let ticket = self.ticket(&OwnedSession::Row(Box::new(session))).await?;
+        if outlook == Outlook::Full && ticket.status == Status::Queued {
+            // They waited for as long as they wanted, and nothing is on its way.
+            self.finish(id, "no_capacity", "all instances are in use")
+                .await;
+            return Err(self.full());
+        }
+        Ok(Opened::Queued(ticket))
     }
 
-    async fn start(&self, session: Session, instances_max: u32) -> Result<(), Error> {
-        let lease = self.fleet.acquire(session.user, instances_max).await?;
-        let now = clock::now();
-        let placed = self
-            .store
-            .place_session(session.id, lease.instance, lease.epoch, now)
-            .await?;
-        if !placed {
-            return Err(Error::NoCapacity {
-                reason: "the instance was lost while the session was placed on it".into(),
-                retry_after: Duration::from_secs(1),
-            });
+    /// What a session can hope for.
+    ///
+    /// # Errors
+    /// [`Error::QuotaReached`] where its user holds as many instances as they may, and
+    /// all are full; [`Error::NoCapacity`] where nothing is on its way.
+    async fn outlook_of(
+        &self,
+        session: &Session,
+        instances_max: u32,
+        wait: Duration,
+    ) -> Result<Outlook, Error> {
+        let rows = self.fleet.rows().await?;
+        let queue = self.store.queue().await?;
+        if queue.len() >= QUEUE_MAX {
+            return Err(Error::Overloaded);
         }
+        let waiting = self.fleet.waiting(&queue).await?;
+        let newcomer = Waiting {
+            session: session.id,
+            user: session.user,
+            since: session.created_at,
+            instances_max,
+            kind: None,
+        };
+        let max = self.fleet.pool().max;
+        let reachable = |id| self.fleet.is_reachable(id);
+        let outlook = placement::outlook(&newcomer, &waiting, &rows, reachable, max);
+        match outlook {
+            Outlook::Now | Outlook::Coming => Ok(outlook),
+            Outlook::Enough if wait.is_zero() => Err(Error::QuotaReached {
+                name: "instances",
+                limit: instances_max,
+                retry_after: None,
+            }),
+            Outlook::Full if wait.is_zero() => {
+                // An idle instance of another user may be taken back for this one.
+                let others: Vec<_> = rows
+                    .into_iter()
+                    .filter(|it| it.assigned_to != Some(session.user))
+                    .collect();
+                if self.fleet.reclaim_one(&others).await? {
+                    Ok(Outlook::Coming)
+                } else {
+                    Err(self.full())
+                }
+            }
+            Outlook::Enough | Outlook::Full => Ok(Outlook::Full),
+        }
+    }
+
+    fn full(&self) -> Error {
+        Error::NoCapacity {
+            reason: format!("all {} instances are in use", self.fleet.pool().max),
+            retry_after: FULL_RETRY,
+        }
+    }
+
+    /// Waits until a session is live (`true`), or has waited for `patience` without
+    /// an instance (`false`).
+    async fn wait_for(
+        &self,
+        id: SessionId,
+        opening: &Opening,
+        patience: Duration,
+    ) -> Result<bool, Error> {
+        let mut stage = opening.follow();
+        let latest = Instant::now() + patience;
+        let mut placed_at = None;
+        loop {
+            let now_at = *stage.borrow_and_update();
+            match now_at {
+                Stage::Decided => return opening.failure().map_or(Ok(true), Err),
+                Stage::Placed => {
+                    placed_at.get_or_insert_with(Instant::now);
+                }
+                Stage::Queued => {}
+            }
+            let until = match placed_at {
+                Some(at) => at + limits::LAUNCH_TIMEOUT + 2 * ladder::SETTLE_GRACE,
+                None => latest,
+            };
+            let news = timeout_at(until.min(Instant::now() + LOOK_EVERY), stage.changed()).await;
+            if news.is_ok() {
+                continue;
+            }
+            // Another replica may have placed it: it is the row that tells.
+            let row = self.store.session(id).await?;
+            let row = row.ok_or(Error::NotFound("session"))?;
+            match row.status {
+                Status::Live => return Ok(true),
+                Status::Ended | Status::Ending => {
+                    if let Some(failure) = opening.failure() {
+                        return Err(failure);
+                    }
+                    return Err(not_started(
+                        row.end_reason.as_deref().unwrap_or_default(),
+                        row.error_message.unwrap_or_default(),
+                    ));
+                }
+                Status::Starting => {
+                    placed_at.get_or_insert_with(Instant::now);
+                }
+                Status::Queued => {}
+            }
+            if Instant::now() >= until {
+                return match placed_at {
+                    Some(_) => Err(Error::NoCapacity {
+                        reason: "the browser was not there in time".into(),
+                        retry_after: Duration::from_secs(5),
+                    }),
+                    None => Ok(false),
+                };
+            }
+        }
+    }
+
+    pub(super) async fn start(
+        &self,
+        session: Session,
+        instance: InstanceId,
+        epoch: i64,
+    ) -> Result<(), Error> {
+        let now = clock::now();
         let held = self.registry.insert(Held::new(
             Holding {
                 id: session.id,
                 user: session.user,
-                instance: lease.instance,
-                epoch: lease.epoch,
+                instance,
+                epoch,
                 command_timeout: Duration::from_millis(session.spec.command_timeout_ms),
                 idle_timeout: session.idle_timeout,
                 expires_at: now.plus(session.timeout),
@@ -125,13 +270,18 @@ impl Sessions {
             },
             Phase::Starting,
         ));
-        // Who was barred while an instance was sought had no session here to be ended.
+        // Who was barred, or ended it, while an instance was sought found no session
+        // here to be ended.
         let user = self.store.user(session.user).await?;
         if !user.is_some_and(|it| it.may_sign_in()) {
             return Err(Error::Unauthenticated);
         }
+        let row = self.store.session(session.id).await?;
+        if let Some(reason) = row.and_then(|it| it.end_reason) {
+            return Err(Error::SessionGone { reason });
+        }
         self.relay
-            .say(lease.instance, open_message(&session, lease.epoch))
+            .say(instance, open_message(&session, epoch))
             .map_err(|_| Error::NotSent)?;
         self.wait_until_live(&held).await
     }
@@ -212,9 +362,17 @@ impl Sessions {
             }
         });
         futures_util::future::join_all(ends).await;
+        match self.store.queue().await {
+            Ok(queue) => {
+                for queued in queue.iter().filter(|it| it.user == user) {
+                    self.finish(queued.session, "user_barred", "").await;
+                }
+            }
+            Err(error) => tracing::warn!(user.id = %user, %error, "could not read the queue"),
+        }
     }
 
-    /// Ends all sessions, for the end of the process.
+    /// Ends all sessions, for the end of the process and of the instances with it.
     pub async fn shut_down(&self) {
         for held in self.registry.select(|_| true) {
             self.finish(held.id, "shutdown", "the control plane was stopped")
@@ -261,14 +419,24 @@ impl Sessions {
                 return;
             }
         }
-        if let Some(held) = self.registry.remove(id) {
-            held.enter(Phase::Ended {
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-            });
+        match self.registry.remove(id) {
+            // Whoever starts it follows it, and tells who waits.
+            Some(held) => {
+                held.enter(Phase::Ended {
+                    reason: reason.to_owned(),
+                    message: message.to_owned(),
+                });
+            }
+            None => self.openings.decide(
+                id,
+                Some(Error::SessionGone {
+                    reason: reason.to_owned(),
+                }),
+            ),
         }
         self.relay.lose_session(id);
         self.fleet.wake();
+        self.queued.send_modify(|count| *count += 1);
     }
 }
 
@@ -347,5 +515,6 @@ fn new_session(user: &CurrentUser, wish: Wish, settings: &UserSettings) -> Sessi
         ended_at: None,
         current_url: None,
         current_title: None,
+        ending_reason: None,
     }
 }

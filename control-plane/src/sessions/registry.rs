@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
@@ -65,6 +65,7 @@ pub struct Held {
     expires_at: AtomicI64,
     last_activity_at: AtomicI64,
     page: Mutex<Page>,
+    ending: OnceLock<&'static str>,
 }
 
 /// Where a session's browser is, as its agent last said.
@@ -112,6 +113,7 @@ impl Held {
             expires_at: AtomicI64::new(holding.expires_at.0),
             last_activity_at: AtomicI64::new(holding.last_activity_at.0),
             page: Mutex::default(),
+            ending: OnceLock::new(),
         }
     }
 
@@ -146,6 +148,12 @@ impl Held {
         self.expires_at.store(expires_at.0, Ordering::Relaxed);
     }
 
+    /// Makes it end before its time, for this reason. `false`: it ends sooner.
+    pub fn shorten(&self, expires_at: Timestamp, reason: &'static str) -> bool {
+        let before = self.expires_at.fetch_min(expires_at.0, Ordering::Relaxed);
+        before > expires_at.0 && self.ending.set(reason).is_ok()
+    }
+
     /// When it was last active.
     pub fn last_activity_at(&self) -> Timestamp {
         Timestamp(self.last_activity_at.load(Ordering::Relaxed))
@@ -163,7 +171,7 @@ impl Held {
         if idle < expires {
             (idle, "idle_timeout")
         } else {
-            (expires, "expired")
+            (expires, self.ending.get().copied().unwrap_or("expired"))
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use browserfleet_proto::action::Rejection;
-use browserfleet_proto::agent::v1::{self, HeldSession, ToAgent};
+use browserfleet_proto::agent::v1::{self, HeldSession, ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use browserfleet_proto::wire::outcome_from_wire;
@@ -14,7 +14,8 @@ use super::registry::{Held, Holding, Page, Phase};
 use super::{Sessions, ledger::Unwritable};
 use crate::clock;
 use crate::domain::command::Ticket;
-use crate::domain::session::Status;
+use crate::domain::session::{Session, Status};
+use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::relay::{Attached, Claimed, Link, Newcomer, Oversize, Picture, Settled};
 
@@ -30,79 +31,99 @@ pub enum Report {
 }
 
 impl Sessions {
-    /// Takes up the sessions that had not ended when the last process did. Their
-    /// browsers may be there still: their agents will say.
+    /// Ends what a former process of this kind had begun to start, where this is the
+    /// only one: nobody will go on with it.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn recover(&self) -> Result<(), Error> {
-        let now = clock::now();
-        for row in self.store.sessions_alive().await? {
-            let (Some(instance), Status::Live | Status::Ending) = (row.instance, row.status) else {
-                self.finish(
-                    row.id,
-                    "control_plane_restarted",
-                    "the control plane was restarted while the session started",
-                )
-                .await;
-                continue;
-            };
-            let phase = if row.status == Status::Live {
-                Phase::Live
-            } else {
-                Phase::Ending { reason: "ended" }
-            };
-            self.registry.insert(Held::new(
-                Holding {
-                    id: row.id,
-                    user: row.user,
-                    instance,
-                    epoch: row.epoch,
-                    command_timeout: std::time::Duration::from_millis(row.spec.command_timeout_ms),
-                    idle_timeout: row.idle_timeout,
-                    expires_at: row.expires_at,
-                    // Nobody could be active while the process was away.
-                    last_activity_at: now,
-                },
-                phase,
-            ));
-            tracing::info!(session.id = %row.id, instance.id = %instance, "session taken up again");
+        if self.store.is_shared() {
+            return Ok(());
+        }
+        for row in self.store.sessions_starting().await? {
+            self.finish(
+                row.id,
+                "control_plane_restarted",
+                "the control plane was restarted while the session started",
+            )
+            .await;
         }
         Ok(())
     }
 
-    /// Which of the sessions that an agent holds go on. Sessions that it should
-    /// hold and does not are over.
-    pub async fn greet(&self, instance: InstanceId, held: &[HeldSession]) -> Vec<SessionId> {
+    /// Takes up the sessions of an agent that has a link here now, and says which of
+    /// those that it holds go on. Sessions that it should hold and does not are over.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn greet(
+        &self,
+        instance: InstanceId,
+        held: &[HeldSession],
+    ) -> Result<Vec<SessionId>, Error> {
         let claimed: Vec<(SessionId, u64)> = held
             .iter()
             .filter_map(|it| Some((it.session_id.parse().ok()?, it.epoch)))
             .collect();
-        let expected = self.registry.select(|held| held.instance == instance);
         let mut kept = Vec::new();
-        for session in expected {
+        for row in self.store.sessions_on(instance).await? {
             let there = claimed
                 .iter()
-                .any(|(id, epoch)| *id == session.id && *epoch == session.epoch.unsigned_abs());
-            match (there, session.phase()) {
-                (true, Phase::Live | Phase::Starting) => kept.push(session.id),
-                (true, Phase::Ending { reason }) => {
-                    self.finish(session.id, reason, "").await;
+                .any(|(id, epoch)| *id == row.id && *epoch == row.epoch.unsigned_abs());
+            let here = self.registry.find(row.id);
+            match (there, here.as_ref().map(|it| it.phase())) {
+                (true, Some(Phase::Live | Phase::Starting)) => kept.push(row.id),
+                (true, Some(Phase::Ending { reason })) => {
+                    self.finish(row.id, reason, "").await;
                 }
-                (true, Phase::Ended { .. }) => {}
+                (true, Some(Phase::Ended { .. })) => {}
+                (true, None) if row.status == Status::Ending => {
+                    self.finish(row.id, "ended", "").await;
+                }
+                (true, None) => {
+                    self.take_up(&row, instance);
+                    kept.push(row.id);
+                }
                 // It is being opened over another link of the same agent.
-                (false, Phase::Starting) => {}
+                (false, Some(Phase::Starting)) => {}
                 (false, _) => {
-                    self.finish(
-                        session.id,
-                        "agent_restarted",
-                        "the agent no longer has the session's browser",
-                    )
-                    .await;
+                    let words = "the agent no longer has the session's browser";
+                    let reason = match (&here, row.status) {
+                        (_, Status::Ending) => "ended",
+                        (None, Status::Starting) => "control_plane_restarted",
+                        _ => "agent_restarted",
+                    };
+                    self.finish(row.id, reason, words).await;
                 }
             }
         }
-        kept
+        Ok(kept)
+    }
+
+    /// A session whose browser runs, and that another process looked after before.
+    fn take_up(&self, row: &Session, instance: InstanceId) {
+        let phase = if row.status == Status::Live {
+            Phase::Live
+        } else {
+            // Its agent still has to say that its browser is there.
+            Phase::Starting
+        };
+        self.registry.insert(Held::new(
+            Holding {
+                id: row.id,
+                user: row.user,
+                instance,
+                epoch: row.epoch,
+                command_timeout: std::time::Duration::from_millis(row.spec.command_timeout_ms),
+                idle_timeout: row.idle_timeout,
+                expires_at: row.expires_at,
+                // Nobody could be active while no process looked after it.
+                last_activity_at: clock::now(),
+            },
+            phase,
+        ));
+        self.ends.send_modify(|count| *count += 1);
+        tracing::info!(session.id = %row.id, instance.id = %instance, "session taken up again");
     }
 
     /// An agent's answer to OpenSession.
@@ -215,10 +236,83 @@ impl Sessions {
 
     /// Ends what was on an instance that is gone.
     pub async fn instance_lost(&self, instance: InstanceId, reason: &str) {
+        let words = "the session's instance is gone";
         for held in self.registry.select(|held| held.instance == instance) {
-            self.finish(held.id, reason, "the session's instance is gone")
-                .await;
+            self.finish(held.id, reason, words).await;
         }
+        // What another process had looked after, or another replica looks after.
+        match self.store.sessions_on(instance).await {
+            Ok(rows) => {
+                for row in rows {
+                    self.finish(row.id, reason, words).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(instance.id = %instance, %error, "could not end the sessions of an instance that is gone");
+            }
+        }
+    }
+
+    /// The sessions of an instance end at this time: the cloud takes its machine back.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn instance_ending(
+        &self,
+        instance: InstanceId,
+        at: Timestamp,
+        reason: &'static str,
+    ) -> Result<(), Error> {
+        for held in self.registry.select(|held| held.instance == instance) {
+            if held.shorten(at, reason) {
+                self.store.shorten_session(held.id, at, reason).await?;
+                tracing::warn!(session.id = %held.id, reason, ends_at = %at, "session ends before its time");
+            }
+        }
+        self.ends.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Lets go of what another replica looks after now, and ends here what ended
+    /// there since `since`.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn follow_replicas(self: &Arc<Self>, since: Timestamp) -> Result<(), Error> {
+        for (id, reason) in self.store.sessions_ended_since(since).await? {
+            let Some(held) = self.registry.find(id) else {
+                continue;
+            };
+            let end = Body::EndSession(v1::EndSession {
+                session_id: id.to_string(),
+                epoch: held.epoch.unsigned_abs(),
+            });
+            if let Err(error) = self.relay.say(held.instance, end) {
+                tracing::debug!(session.id = %id, %error, "could not tell an agent of a session's end");
+            }
+            self.finish(id, &reason, "").await;
+        }
+        let away = self
+            .registry
+            .select(|held| !self.fleet.is_reachable(held.instance));
+        if away.is_empty() {
+            return Ok(());
+        }
+        let now = clock::now();
+        let rows = self.fleet.rows().await?;
+        for held in away {
+            let row = rows.iter().find(|it| it.id == held.instance);
+            let Some(heard) = row.and_then(|it| it.seen_at) else {
+                continue;
+            };
+            let here = self.fleet.heard_here_at(held.instance);
+            // Somebody heard it, and it was not here.
+            let elsewhere = now.since(heard) < ladder::OFFLINE && here.is_none_or(|it| it < heard);
+            if elsewhere {
+                self.registry.remove(held.id);
+            }
+        }
+        Ok(())
     }
 
     /// Gives an unknown outcome to commands that a former process left.
@@ -228,7 +322,7 @@ impl Sessions {
     pub async fn give_up_commands(&self) -> Result<u64, Error> {
         let now = clock::now();
         let grace = i64::try_from(2 * ladder::SETTLE_GRACE.as_micros()).unwrap_or(0);
-        let overdue = crate::domain::time::Timestamp(now.0 - grace);
+        let overdue = Timestamp(now.0 - grace);
         Ok(self.store.give_up_commands(overdue, now).await?)
     }
 

@@ -25,6 +25,19 @@ impl Store {
         Ok(())
     }
 
+    /// Notes that an instance's token lies ready for it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn token_handed(&self, instance: InstanceId, now: Timestamp) -> Result<(), Error> {
+        sqlx::query("update instances set token_at = $2 where id = $1")
+            .bind(instance.to_string())
+            .bind(now.0)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
     /// Uses a token up, and gives the instance that it was for, if that instance
     /// still waits for its agent. Of any number of callers one gets it.
     ///

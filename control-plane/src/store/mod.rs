@@ -14,15 +14,21 @@ pub mod identities;
 pub mod instances;
 pub mod join_tokens;
 pub mod keys;
+pub mod launches;
+pub mod lead;
 pub mod logins;
 pub mod mail_tokens;
 mod open;
+pub mod pool;
+pub mod queue;
 pub mod second_factors;
 pub mod sessions;
 pub mod users;
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row};
+
+use crate::domain::time::Timestamp;
 
 pub use error::Error;
 pub use open::OpenError;
@@ -33,9 +39,18 @@ pub struct Store {
     /// `SQLite` has one writer; Postgres uses the same pool for both.
     write: AnyPool,
     read: AnyPool,
+    /// An expression of SQL: the database's own time.
+    clock: &'static str,
+    shared: bool,
 }
 
 impl Store {
+    /// Whether other processes may use the same database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -43,6 +58,30 @@ impl Store {
     pub async fn ping(&self) -> Result<(), Error> {
         sqlx::query("select 1").fetch_one(&self.read).await?;
         Ok(())
+    }
+
+    /// What this database was named when it was made. Machines carry it, so that no
+    /// other database takes them for its own.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn deployment(&self) -> Result<String, Error> {
+        let row = sqlx::query("select id from deployment where one = 1")
+            .fetch_one(&self.read)
+            .await?;
+        column(&row, "id")
+    }
+
+    /// The database's own time.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn time(&self) -> Result<Timestamp, Error> {
+        let sql = format!("select {} as now", self.clock);
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&self.read)
+            .await?;
+        Ok(Timestamp(column(&row, "now")?))
     }
 
     /// Closes all connections.
@@ -70,6 +109,28 @@ where
 {
     let text: String = column(row, name)?;
     text.parse().map_err(|_| Error::Corrupt { column: name })
+}
+
+/// A time that may be null.
+fn time_or_null(row: &AnyRow, name: &'static str) -> Result<Option<Timestamp>, Error> {
+    Ok(column::<Option<i64>>(row, name)?.map(Timestamp))
+}
+
+/// A column of JSON, or of its beginning where it is null.
+fn json_or_default<T>(row: &AnyRow, name: &'static str) -> Result<T, Error>
+where
+    T: serde::de::DeserializeOwned + Default,
+{
+    let text: Option<String> = column(row, name)?;
+    text.map_or_else(
+        || Ok(T::default()),
+        |text| serde_json::from_str(&text).map_err(|_| Error::Corrupt { column: name }),
+    )
+}
+
+/// What is written into a column of JSON.
+fn json_of<T: serde::Serialize>(value: &T, name: &'static str) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|_| Error::Corrupt { column: name })
 }
 
 /// The same, where it may be null.

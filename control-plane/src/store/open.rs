@@ -18,7 +18,7 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// Append-only: numbered, named, and safe for the version before.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (
         1,
         "accounts",
@@ -44,7 +44,14 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
         "audit",
         include_str!("../../../migrations/0005_audit.sql"),
     ),
+    (6, "pool", include_str!("../../../migrations/0006_pool.sql")),
 ];
+
+/// The database's own time in microseconds. The two engines have no words for it in
+/// common; this is the one place where their SQL differs.
+const SQLITE_CLOCK: &str = "cast(unixepoch('subsec') * 1000000 as bigint)";
+/// See [`SQLITE_CLOCK`].
+const POSTGRES_CLOCK: &str = "cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)";
 
 /// Per connection: readers go on while one writes, a crash of the system loses
 /// at most the last transactions and never the file, and a second process waits
@@ -141,6 +148,13 @@ impl Store {
         .bind(now.0)
         .execute(&self.write)
         .await?;
+        sqlx::query(
+            "insert into pool (one, overrides, version, generation, changed_at) \
+             values (1, '{}', 1, 1, $1) on conflict (one) do nothing",
+        )
+        .bind(now.0)
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 }
@@ -168,7 +182,12 @@ async fn open_sqlite(url: &str) -> Result<Store, sqlx::Error> {
     };
     let write: AnyPool = pool(1).connect_with(options.clone()).await?;
     let read = pool(SQLITE_READERS).connect_with(options).await?;
-    Ok(Store { write, read })
+    Ok(Store {
+        write,
+        read,
+        clock: SQLITE_CLOCK,
+        shared: false,
+    })
 }
 
 async fn open_postgres(url: &str) -> Result<Store, sqlx::Error> {
@@ -183,5 +202,7 @@ async fn open_postgres(url: &str) -> Result<Store, sqlx::Error> {
     Ok(Store {
         write: pool.clone(),
         read: pool,
+        clock: POSTGRES_CLOCK,
+        shared: true,
     })
 }

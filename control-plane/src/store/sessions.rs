@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 
 const SELECT: &str = "select id, user_id, instance_id, epoch, status_rank, end_reason, \
     error_message, name, metadata, spec, timeout_us, idle_timeout_us, created_at, started_at, \
-    expires_at, last_activity_at, ended_at, current_url, current_title from sessions";
+    expires_at, last_activity_at, ended_at, current_url, current_title, ending_reason from sessions";
 
 /// Which sessions of a user, newest first.
 #[derive(Debug, Default)]
@@ -46,7 +46,12 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn admit_session(&self, session: &Session, live_max: u32) -> Result<bool, Error> {
+    pub async fn admit_session(
+        &self,
+        session: &Session,
+        wait_until: Timestamp,
+        live_max: u32,
+    ) -> Result<bool, Error> {
         let metadata = serde_json::to_string(&session.metadata)
             .map_err(|_| Error::Corrupt { column: "metadata" })?;
         let spec =
@@ -59,8 +64,8 @@ impl Store {
             .await?;
         let admitted = sqlx::query(
             "insert into sessions (id, user_id, epoch, status_rank, name, metadata, spec, \
-             timeout_us, idle_timeout_us, created_at, expires_at, last_activity_at) \
-             select $1, $2, 0, 0, $3, $4, $5, $6, $7, $8, $9, $8 \
+             timeout_us, idle_timeout_us, created_at, expires_at, last_activity_at, wait_until) \
+             select $1, $2, 0, 0, $3, $4, $5, $6, $7, $8, $9, $8, $11 \
              where (select count(*) from sessions where user_id = $2 and status_rank < 4) < $10",
         )
         .bind(session.id.to_string())
@@ -73,6 +78,7 @@ impl Store {
         .bind(session.created_at.0)
         .bind(session.expires_at.0)
         .bind(i64::from(live_max))
+        .bind(wait_until.0)
         .execute(&mut *transaction)
         .await?;
         if admitted.rows_affected() == 0 {
@@ -87,43 +93,6 @@ impl Store {
             .bind(value.as_str())
             .execute(&mut *transaction)
             .await?;
-        }
-        transaction.commit().await?;
-        Ok(true)
-    }
-
-    /// Gives a queued session its instance, if the lease's epoch still holds.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn place_session(
-        &self,
-        id: SessionId,
-        instance: InstanceId,
-        epoch: i64,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let mut transaction = self.write.begin().await?;
-        let leased = sqlx::query(
-            "update instances set last_activity_at = $3 \
-             where id = $1 and epoch = $2 and status = 'running'",
-        )
-        .bind(instance.to_string())
-        .bind(epoch)
-        .bind(now.0)
-        .execute(&mut *transaction)
-        .await?;
-        let placed = sqlx::query(
-            "update sessions set instance_id = $2, epoch = $3, status_rank = 1 \
-             where id = $1 and status_rank = 0",
-        )
-        .bind(id.to_string())
-        .bind(instance.to_string())
-        .bind(epoch)
-        .execute(&mut *transaction)
-        .await?;
-        if leased.rows_affected() == 0 || placed.rows_affected() == 0 {
-            return Ok(false);
         }
         transaction.commit().await?;
         Ok(true)
@@ -196,6 +165,28 @@ impl Store {
         .await?;
         transaction.commit().await?;
         Ok(ended.rows_affected() == 1)
+    }
+
+    /// Ends a session before its time, for this reason.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn shorten_session(
+        &self,
+        id: SessionId,
+        expires_at: Timestamp,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        let shortened = sqlx::query(
+            "update sessions set expires_at = $2, ending_reason = $3 \
+             where id = $1 and status_rank < 3 and expires_at > $2",
+        )
+        .bind(id.to_string())
+        .bind(expires_at.0)
+        .bind(reason)
+        .execute(&self.write)
+        .await?;
+        Ok(shortened.rows_affected() == 1)
     }
 
     /// Moves a session's end. `false`: it is over.
@@ -292,13 +283,49 @@ impl Store {
             .collect()
     }
 
-    /// All sessions that have not ended.
+    /// The sessions of an instance that have not ended.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn sessions_alive(&self) -> Result<Vec<Session>, Error> {
+    pub async fn sessions_on(&self, instance: InstanceId) -> Result<Vec<Session>, Error> {
         sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} where status_rank < 4"
+            "{SELECT} where instance_id = $1 and status_rank < 4"
+        )))
+        .bind(instance.to_string())
+        .fetch_all(&self.read)
+        .await?
+        .iter()
+        .map(session_of)
+        .collect()
+    }
+
+    /// Sessions that ended since then, and why.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn sessions_ended_since(
+        &self,
+        since: Timestamp,
+    ) -> Result<Vec<(SessionId, String)>, Error> {
+        sqlx::query("select id, end_reason from sessions where ended_at >= $1")
+            .bind(since.0)
+            .fetch_all(&self.read)
+            .await?
+            .iter()
+            .map(|row| {
+                let reason: Option<String> = column(row, "end_reason")?;
+                Ok((parsed(row, "id")?, reason.unwrap_or_default()))
+            })
+            .collect()
+    }
+
+    /// All sessions that are being started.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn sessions_starting(&self) -> Result<Vec<Session>, Error> {
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{SELECT} where status_rank = 1"
         )))
         .fetch_all(&self.read)
         .await?
@@ -345,5 +372,6 @@ fn session_of(row: &AnyRow) -> Result<Session, Error> {
         ended_at: time("ended_at")?,
         current_url: column(row, "current_url")?,
         current_title: column(row, "current_title")?,
+        ending_reason: column(row, "ending_reason")?,
     })
 }

@@ -25,7 +25,7 @@ impl EnrolmentService for EnrolmentAdapter {
         let enrolled = self
             .api
             .fleet
-            .join(&request.token, &request.signing_request)
+            .join(&request.token, &request.machine, &request.signing_request)
             .await
             .map_err(|error| status_of(&error))?;
         Ok(Response::new(message_of(enrolled)))

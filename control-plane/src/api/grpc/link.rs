@@ -16,6 +16,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{caller_of, status_of};
 use crate::api::Api;
+use crate::domain::health::Figures;
+use crate::error::Error;
 use crate::relay::{Attached, Link, Newcomer, Outgoing};
 use crate::sessions::Report;
 
@@ -60,7 +62,8 @@ impl LinkService for LinkAdapter {
             .api
             .sessions
             .greet(instance, &hello.held_sessions)
-            .await;
+            .await
+            .map_err(|error| status_of(&error))?;
         let newcomer = Newcomer {
             link: LinkId::new(),
             instance,
@@ -80,7 +83,7 @@ impl LinkService for LinkAdapter {
         self.api.sessions.send_again(&link);
         self.api
             .fleet
-            .arrived(instance)
+            .came_up(instance, boot, &hello.boot_phases)
             .await
             .map_err(|error| status_of(&error))?;
         tracing::info!(instance.id = %instance, link.id = %link.id, sessions = kept.len(), can = hello.capabilities.join(" "), "link up");
@@ -181,6 +184,7 @@ impl Pump {
         let reason = ended.message().to_owned();
         self.farewell.get_or_init(|| ended);
         self.api.sessions.detach(&self.link);
+        self.api.fleet.went_down(self.link.instance);
         tracing::info!(
             instance.id = %self.link.instance, link.id = %self.link.id, reason, "link down"
         );
@@ -233,23 +237,68 @@ impl Pump {
         }
     }
 
+    /// The cloud will take the machine back: its sessions are told, and end in time.
+    async fn noticed(&self, notice: &v1::Notice) -> Report {
+        let instance = self.link.instance;
+        let told = async {
+            if let Some(at) = self.api.fleet.noticed(instance, notice).await? {
+                let reason = "spot_interruption";
+                self.api
+                    .sessions
+                    .instance_ending(instance, at, reason)
+                    .await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = told.await {
+            tracing::error!(instance.id = %instance, cause = error.cause(), "could not act on a notice");
+        }
+        Report::Taken
+    }
+
+    async fn recycled(&self, report: &v1::Recycled) -> Report {
+        let instance = self.link.instance;
+        let Ok(epoch) = i64::try_from(report.epoch) else {
+            return Report::Strange;
+        };
+        let noted = self.api.fleet.recycled(instance, epoch, &report.residue);
+        if let Err(error) = noted.await {
+            tracing::error!(instance.id = %instance, cause = error.cause(), "could not write down that an instance is clean");
+        }
+        Report::Taken
+    }
+
     async fn take(&self, body: Said) -> Report {
         let instance = self.link.instance;
         let sessions = &self.api.sessions;
         match body {
             Said::Hello(_) => Report::Strange,
             Said::Heartbeat(heartbeat) => {
-                self.api.fleet.renewed(instance);
                 let number = heartbeat.number;
                 push(&self.link, Body::LeaseRenewed(v1::LeaseRenewed { number }));
+                if let Err(error) = self.api.fleet.heard(instance, figures_of(&heartbeat)).await {
+                    tracing::warn!(instance.id = %instance, cause = error.cause(), "could not write down that an agent lives");
+                }
                 Report::Taken
             }
             Said::SessionOpened(report) => sessions.opened(instance, report).await,
             Said::SessionEnded(report) => sessions.ended(instance, report).await,
             Said::Settled(report) => sessions.settled(instance, report).await,
             Said::PageChanged(report) => sessions.page_changed(instance, report),
-            Said::Notice(_) | Said::Recycled(_) => Report::Taken,
+            Said::Notice(notice) => self.noticed(&notice).await,
+            Said::Recycled(report) => self.recycled(&report).await,
         }
+    }
+}
+
+fn figures_of(heartbeat: &v1::Heartbeat) -> Figures {
+    Figures {
+        sessions: heartbeat.sessions,
+        browsers: heartbeat.browsers,
+        load_percent: heartbeat.load_percent,
+        processors: heartbeat.processors,
+        memory_available: heartbeat.memory_available_bytes,
+        disk_available: heartbeat.disk_available_bytes,
     }
 }
 

@@ -1,0 +1,484 @@
+//! Machines against rows: what has to be done next for each row, and which
+//! machines have none. Pure: what was read goes in, steps come out. Each step can
+//! be done again, so a round that was cut short is simply the next one's work.
+//!
+//! ```text
+//! wanted, refused ─▶ Request        running ─ gone, stopped, silent, idle, drained ─▶ End
+//! unsent, sent ────▶ Send           stopping ─ there ─▶ Terminate, again every minute
+//! accepted ────────▶ HandToken      stopping, error ─ gone ─▶ Gone
+//! ```
+//! "Gone" is believed at once where the provider says so by name, and only after
+//! two looks and some minutes where it merely does not show a machine; never while
+//! the agent's link is up. A machine without a row is ended only after two
+//! sightings, and not if there are many of them: then it is the database that is
+//! not the one that made them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use browserfleet_proto::ids::InstanceId;
+use browserfleet_proto::ladder;
+
+use super::instance::{AttemptState, Instance, RestartMode, Status};
+use super::machine::{Machine, MachineState};
+use super::time::Timestamp;
+
+/// How long a machine may take until its agent says that it lives: system start,
+/// cloud-init, the agent's download, and one lost call to the token's store.
+const BOOT_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// The same for a provider whose machines are processes.
+const BOOT_DEADLINE_OF_A_PROCESS: Duration = Duration::from_secs(60);
+/// How long a request whose outcome is not known is sent again. Tokens are
+/// remembered for a day and more; this is well within it.
+const UNKNOWN_LASTS: Duration = Duration::from_secs(15 * 60);
+/// First wait before a request is sent again; doubles up to [`RESEND_WAIT_MAX`].
+const RESEND_WAIT_MIN: Duration = Duration::from_secs(1);
+/// Longest wait before a request is sent again.
+const RESEND_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a definite refusal that may pass by itself is tried again, and how
+/// often.
+const NOT_YET_WAIT: Duration = Duration::from_secs(10);
+/// How soon a machine's end is asked for again.
+const END_AGAIN: Duration = Duration::from_secs(60);
+/// How long a machine may take to end before somebody is told.
+pub const END_ALARM: Duration = Duration::from_secs(15 * 60);
+/// Time between the two looks that it takes to believe that something is absent,
+/// or a stranger.
+const LOOKS_APART: Duration = Duration::from_secs(60);
+/// How long a restart may take until an agent of a new life is there.
+const RESTART_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// How long an agent may take to make itself clean.
+const RECYCLE_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a row that failed and left nothing behind is shown as failed.
+const ERROR_SHOWN: Duration = Duration::from_secs(60 * 60);
+/// Machines without a row that are believed to be leftovers: this part of all, but
+/// one at the least. More of them mean that this is another database.
+const STRANGERS_PART: usize = 10;
+
+/// What differs between providers.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// How long a list may not show what is there; zero where lists are exact.
+    pub lag: Duration,
+}
+
+impl Rules {
+    fn is_exact(self) -> bool {
+        self.lag.is_zero()
+    }
+
+    /// How long a machine may take until its agent says that it lives.
+    #[must_use]
+    pub fn boot_deadline(self) -> Duration {
+        if self.is_exact() {
+            BOOT_DEADLINE_OF_A_PROCESS
+        } else {
+            BOOT_DEADLINE
+        }
+    }
+}
+
+/// What has to be done next for one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write the next request, send it.
+    Request,
+    /// Send the request that is written (again).
+    Send,
+    /// The request made this machine: write that down.
+    Adopt(Box<Machine>),
+    /// Write down what became known of the machine.
+    Note(Box<Machine>),
+    /// Make a token and hand it to the machine.
+    HandToken,
+    /// Write down that the machine is not shown, or is again.
+    Missing(bool),
+    /// Tell the machine or its agent to start anew.
+    Restart(RestartMode),
+    /// Tell the agent to make itself clean.
+    Recycle,
+    /// The holder has had it long enough; make it clean or end it.
+    Release,
+    /// Begin to end it.
+    End(&'static str),
+    /// Ask for the machine's end.
+    Terminate,
+    /// It is gone: write that down.
+    Gone(&'static str),
+}
+
+/// One row, and what else is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The row.
+    pub row: &'a Instance,
+    /// Its machine, as its provider shows it.
+    pub machine: Option<&'a Machine>,
+    /// How long its agent has been silent; `None`: its link is up.
+    pub silence: Option<Duration>,
+    /// How long its holder may leave it idle.
+    pub patience: Duration,
+}
+
+/// The next step for one row, if there is any, and when there may be another one
+/// although nothing happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Next {
+    /// What to do now.
+    pub step: Option<Step>,
+    /// When to look again.
+    pub due: Option<Timestamp>,
+}
+
+impl From<Step> for Next {
+    fn from(step: Step) -> Self {
+        Self {
+            step: Some(step),
+            due: None,
+        }
+    }
+}
+
+impl Next {
+    fn nothing() -> Self {
+        Self::default()
+    }
+
+    fn at(due: Timestamp) -> Self {
+        Self {
+            step: None,
+            due: Some(due),
+        }
+    }
+
+    /// This, or that later one if there is nothing to do now.
+    fn or(self, other: impl FnOnce() -> Self) -> Self {
+        if self.step.is_some() {
+            return self;
+        }
+        let other = other();
+        Self {
+            due: [self.due, other.due].into_iter().flatten().min(),
+            step: other.step,
+        }
+    }
+}
+
+/// What has to be done next for a row.
+#[must_use]
+pub fn next(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
+    match view.row.status {
+        Status::Provisioning => match view.row.attempt.state {
+            AttemptState::Accepted => booting(view, rules, now),
+            _ => launching(view, now),
+        },
+        Status::Running => running(view, rules, now),
+        Status::Stopping => ending(view, rules, now),
+        Status::Error if view.row.left_behind => ending(view, rules, now),
+        Status::Error => {
+            let until = view.row.status_at.plus(ERROR_SHOWN);
+            if until > now {
+                Next::at(until)
+            } else {
+                Step::Gone("failed").into()
+            }
+        }
+        Status::Terminated => Next::nothing(),
+    }
+}
+
+fn launching(view: &View<'_>, now: Timestamp) -> Next {
+    let attempt = &view.row.attempt;
+    if view.row.draining.is_some() && attempt.state != AttemptState::Sent {
+        // Nothing was made, and nothing will be.
+        return Step::End("deleted").into();
+    }
+    match (attempt.state, view.machine) {
+        (AttemptState::Sent, Some(machine)) if machine.attempt == attempt.number => {
+            Step::Adopt(Box::new(machine.clone())).into()
+        }
+        (AttemptState::Sent, _) => {
+            if now.since(attempt.at) >= UNKNOWN_LASTS {
+                return Step::End("launch_unknown").into();
+            }
+            let doublings = u32::try_from(attempt.sends.clamp(1, 16) - 1).unwrap_or(0);
+            let wait = RESEND_WAIT_MIN
+                .saturating_mul(2_u32.saturating_pow(doublings))
+                .min(RESEND_WAIT_MAX);
+            due_or(attempt.at.plus(wait), now, || Step::Send)
+        }
+        (AttemptState::Unsent, _) => Step::Send.into(),
+        (AttemptState::Refused, _) => due_or(attempt.at.plus(NOT_YET_WAIT), now, || Step::Request),
+        _ => Step::Request.into(),
+    }
+}
+
+fn due_or(due: Timestamp, now: Timestamp, step: impl FnOnce() -> Step) -> Next {
+    if due > now {
+        Next::at(due)
+    } else {
+        step().into()
+    }
+}
+
+fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
+    let row = view.row;
+    let launched_at = row.launched_at.unwrap_or(row.attempt.at);
+    if row.draining.is_some() {
+        return Step::End("deleted").into();
+    }
+    match view.machine.map(|it| it.state) {
+        Some(MachineState::Terminated | MachineState::ShuttingDown) => {
+            return Step::End("terminated_at_start").into();
+        }
+        Some(MachineState::Stopped) => return Step::End("stopped_at_start").into(),
+        Some(MachineState::Pending | MachineState::Running) => {}
+        None => {
+            if let Some(step) = absent(view, rules, now) {
+                return step.into();
+            }
+        }
+    }
+    let deadline = launched_at.plus(rules.boot_deadline());
+    if deadline <= now {
+        return Step::End("boot_timeout").into();
+    }
+    // A token that ran out before anybody used it is followed by another.
+    let token_ends = row.token_at.map(|at| at.plus(ladder::JOIN_TOKEN));
+    if row.enrolled_at.is_none() && token_ends.is_none_or(|ends| ends <= now) {
+        return Step::HandToken.into();
+    }
+    noted(view).or(|| Next::at(deadline))
+}
+
+fn running(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
+    let row = view.row;
+    match view.machine.map(|it| it.state) {
+        Some(MachineState::Terminated | MachineState::ShuttingDown) => {
+            return Step::End("instance_terminated").into();
+        }
+        // The disk of a machine that somebody stopped is not trusted again.
+        Some(MachineState::Stopped) => return Step::End("instance_stopped").into(),
+        Some(MachineState::Pending | MachineState::Running) => {}
+        None => {
+            if let Some(step) = absent(view, rules, now) {
+                return step.into();
+            }
+        }
+    }
+    if let Some(restart) = &row.restart {
+        let deadline = restart.at.plus(RESTART_DEADLINE);
+        return match restart.told_at {
+            None => Step::Restart(restart.mode).into(),
+            Some(_) => due_or(deadline, now, || Step::End("restart_failed")),
+        };
+    }
+    if let Some(silence) = view.silence {
+        if silence >= ladder::GIVE_AWAY {
+            return Step::End("agent_lost").into();
+        }
+        let lost_at = now.plus(ladder::GIVE_AWAY.saturating_sub(silence));
+        return drained(view, now)
+            .or(|| noted(view))
+            .or(|| Next::at(lost_at));
+    }
+    if let Some(since) = row.recycling_since {
+        let deadline = since.plus(RECYCLE_DEADLINE);
+        return due_or(deadline, now, || Step::End("recycle_failed"));
+    }
+    drained(view, now).or(|| idle(view, now)).or(|| noted(view))
+}
+
+/// One that takes no new sessions ends with its last one, or at its deadline.
+fn drained(view: &View<'_>, now: Timestamp) -> Next {
+    let row = view.row;
+    if row.draining.is_none() {
+        return Next::nothing();
+    }
+    match row.drain_until {
+        _ if row.sessions == 0 => Step::End("drained").into(),
+        Some(until) => due_or(until, now, || Step::End("drained")),
+        None => Next::nothing(),
+    }
+}
+
+/// One whose holder has no session on it and has not had for long enough.
+fn idle(view: &View<'_>, now: Timestamp) -> Next {
+    let row = view.row;
+    if row.assigned_to.is_none() || row.sessions > 0 {
+        return Next::nothing();
+    }
+    let until = row.last_activity_at.plus(view.patience);
+    due_or(until, now, || Step::Release)
+}
+
+fn ending(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
+    let row = view.row;
+    let ask = || {
+        let again = row.end_asked_at.map_or(now, |at| at.plus(END_AGAIN));
+        due_or(again, now, || Step::Terminate)
+    };
+    if let Some(machine) = view.machine {
+        return match machine.state {
+            MachineState::Terminated => Step::Gone("terminated").into(),
+            _ if row.reference.is_none() => Step::Adopt(Box::new(machine.clone())).into(),
+            _ => ask(),
+        };
+    }
+    if row.reference.is_none() {
+        // Only a request whose outcome is not known can still show a machine.
+        let silent_until = row.attempt.at.plus(rules.lag);
+        return if row.attempt.state == AttemptState::Sent && silent_until > now {
+            Next::at(silent_until)
+        } else {
+            Step::Gone("never_launched").into()
+        };
+    }
+    if row.end_asked_at.is_none() {
+        return Step::Terminate.into();
+    }
+    // What was told to end and is not shown any more is gone, unless lists lag.
+    let launched_at = row.launched_at.unwrap_or(row.created_at);
+    due_or(launched_at.plus(rules.lag), now, || {
+        Step::Gone("terminated")
+    })
+}
+
+/// A machine that is not shown.
+fn absent(view: &View<'_>, rules: Rules, now: Timestamp) -> Option<Step> {
+    let row = view.row;
+    if rules.is_exact() {
+        return Some(Step::End("instance_lost"));
+    }
+    let is_heard = view.silence.is_none_or(|it| it < ladder::OFFLINE);
+    if is_heard && row.ready_at.is_some() {
+        // Its agent says otherwise.
+        return None;
+    }
+    let launched_at = row.launched_at.unwrap_or(row.created_at);
+    match row.missing_since {
+        None => Some(Step::Missing(true)),
+        Some(since) if now.since(since) >= LOOKS_APART && now.since(launched_at) >= rules.lag => {
+            Some(Step::End("instance_lost"))
+        }
+        Some(_) => None,
+    }
+}
+
+/// What became known of the machine, and is not in the row yet.
+fn noted(view: &View<'_>) -> Next {
+    let Some(machine) = view.machine else {
+        return Next::nothing();
+    };
+    let row = view.row;
+    if row.missing_since.is_some() {
+        return Step::Missing(false).into();
+    }
+    let same = row.addresses == machine.addresses
+        && row.kind.as_deref() == Some(&machine.kind)
+        && row.zone.as_deref() == Some(&machine.zone);
+    if same {
+        Next::nothing()
+    } else {
+        Step::Note(Box::new(machine.clone())).into()
+    }
+}
+
+/// What a round has read.
+#[derive(Debug, Default)]
+pub struct Matched<'a> {
+    /// The machine of each row that has one.
+    pub of_rows: HashMap<InstanceId, &'a Machine>,
+    /// Machines that some row names although it is of another one.
+    pub second: Vec<(InstanceId, &'a Machine)>,
+    /// Machines that no row here knows.
+    pub strange: Vec<&'a Machine>,
+}
+
+/// Finds each row's machine: by the row's name for it, then by the machine's name
+/// for the row.
+#[must_use]
+pub fn matched<'a>(machines: &'a [Machine], rows: &[Instance]) -> Matched<'a> {
+    let by_reference: HashMap<&str, &Instance> = rows
+        .iter()
+        .filter_map(|row| Some((row.reference.as_deref()?, row)))
+        .collect();
+    let by_id: HashMap<InstanceId, &Instance> = rows.iter().map(|row| (row.id, row)).collect();
+    let mut matched = Matched::default();
+    let mut oldest_first: Vec<&Machine> = machines.iter().collect();
+    oldest_first.sort_by_key(|it| (it.launched_at, it.reference.clone()));
+    for machine in oldest_first {
+        if let Some(row) = by_reference.get(machine.reference.as_str()) {
+            matched.of_rows.insert(row.id, machine);
+            continue;
+        }
+        let named = machine.instance.and_then(|id| by_id.get(&id));
+        match named {
+            Some(row) if row.reference.is_none() && !matched.of_rows.contains_key(&row.id) => {
+                matched.of_rows.insert(row.id, machine);
+            }
+            Some(row) => matched.second.push((row.id, machine)),
+            None => matched.strange.push(machine),
+        }
+    }
+    matched
+}
+
+/// Machines without a row, and when each was first seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sightings(BTreeMap<String, Timestamp>);
+
+/// What is to become of machines without a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strangers {
+    /// To be ended.
+    pub orphans: Vec<String>,
+    /// There are so many that this may be the wrong database: nothing is ended.
+    pub mismatch: Option<usize>,
+    /// When to look again.
+    pub due: Option<Timestamp>,
+}
+
+impl Sightings {
+    /// Judges machines that no row here knows. `ended` are those whose row is known
+    /// to be over: they are no strangers and end at once.
+    pub fn judge(
+        &mut self,
+        strange: &[&Machine],
+        ended: &HashSet<InstanceId>,
+        machines: usize,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Strangers {
+        let there = strange.iter().filter(|it| it.state.is_there());
+        let (over, unknown): (Vec<&Machine>, Vec<&Machine>) = there
+            .copied()
+            .partition(|it| it.instance.is_some_and(|id| ended.contains(&id)));
+        let seen: HashSet<&str> = unknown.iter().map(|it| it.reference.as_str()).collect();
+        self.0
+            .retain(|reference, _| seen.contains(reference.as_str()));
+        let mut strangers = Strangers {
+            orphans: over.iter().map(|it| it.reference.clone()).collect(),
+            ..Strangers::default()
+        };
+        if unknown.len() > (machines / STRANGERS_PART).max(1) {
+            strangers.mismatch = Some(unknown.len());
+            return strangers;
+        }
+        for machine in unknown {
+            let first = *self.0.entry(machine.reference.clone()).or_insert(now);
+            let apart = if rules.is_exact() {
+                Duration::ZERO
+            } else {
+                LOOKS_APART
+            };
+            let ripe = first.plus(apart).max(machine.launched_at.plus(rules.lag));
+            if ripe <= now {
+                strangers.orphans.push(machine.reference.clone());
+            } else {
+                strangers.due = Some(strangers.due.map_or(ripe, |due| due.min(ripe)));
+            }
+        }
+        strangers
+    }
+}

@@ -1,0 +1,557 @@
+//! One round of bringing the pool to what is wanted: take or renew the lead, list
+//! the machines, then the rows, then the links; decide; act. The machines come
+//! first: one that is launched meanwhile then has its row already. A list that
+//! failed ends the round, and nothing is concluded from it.
+//!
+//! The way of a healthy start and the way out of a crash are the same.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use browserfleet_proto::ids::{InstanceId, UserId};
+use futures_util::stream::{self, StreamExt};
+
+use super::Fleet;
+use super::lead::RENEW_EVERY;
+use crate::clock;
+use crate::domain::instance::{Instance, Status};
+use crate::domain::machine::Machine;
+use crate::domain::offering::Cooldowns;
+use crate::domain::placement;
+use crate::domain::pool::{self, Demand, Launches, Plan};
+use crate::domain::reconcile::{self, END_ALARM, Next, Rules, Sightings, Step, View};
+use crate::domain::time::Timestamp;
+use crate::error::Error;
+use crate::provider;
+use crate::relay::Contact;
+use crate::store::instances::{NewInstance, Unless, Wanted};
+use crate::store::lead::LeadEpoch;
+use crate::store::queue::Queued;
+
+/// Steps of one round. The next round follows at once where there are more, with a
+/// fresh look at everything.
+const STEPS_PER_ROUND: usize = 64;
+/// Steps at once: a call to a provider may take ten seconds, and the others must
+/// not wait for it.
+const STEPS_AT_ONCE: usize = 8;
+/// How often a provider is asked what is wrong with its machines.
+const TROUBLES_EVERY: Duration = Duration::from_secs(60);
+/// How often is asked what instances are to be started from.
+const IMAGE_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How long a start is taken to last where none was seen yet.
+const BOOT_GUESS: Duration = Duration::from_secs(60);
+/// How long a start of a process is taken to last where none was seen yet.
+const BOOT_GUESS_OF_A_PROCESS: Duration = Duration::from_secs(1);
+
+/// What the leader remembers between rounds. It may be lost: a new leader learns it
+/// again, and is more careful until then.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) cooldowns: Cooldowns,
+    pub(super) sightings: Sightings,
+    pub(super) surplus_since: Option<Timestamp>,
+    /// Until when nothing is launched, since the provider asked for a pause.
+    pub(super) paused_until: Option<Timestamp>,
+    /// Pauses in a row.
+    pub(super) pauses: u32,
+    pub(super) held_back: Option<&'static str>,
+    pub(super) alarm: Option<String>,
+    /// How long nine in ten starts take.
+    pub(super) boot: Option<Duration>,
+    troubles: HashMap<String, String>,
+    troubles_at: Option<Timestamp>,
+    image_at: Option<Timestamp>,
+}
+
+/// What a round did, and when the next one is due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Converged {
+    /// Whether this replica led.
+    pub led: bool,
+    /// Steps that were done.
+    pub steps: usize,
+    /// Machines that were wanted.
+    pub wanted: u32,
+    /// Machines without a row that were ended.
+    pub orphans: usize,
+    /// When something will be due next, without anything happening before.
+    pub next: Option<Duration>,
+}
+
+/// Is told of each instance that is lost to its sessions, and why.
+pub type Lost<'a> = &'a (dyn Fn(InstanceId, String) + Sync);
+
+impl Fleet {
+    /// One round. `lost` is told of instances whose sessions are over.
+    ///
+    /// # Errors
+    /// Where the database or the provider fails; what was done is done.
+    pub async fn converge(&self, lost: Lost<'_>) -> Result<Converged, Error> {
+        self.read_pool().await?;
+        let Some(lead) = self.lead.hold(&self.store).await? else {
+            return Ok(Converged {
+                next: Some(RENEW_EVERY),
+                ..Converged::default()
+            });
+        };
+        let mut done = Converged {
+            led: true,
+            next: Some(RENEW_EVERY),
+            ..Converged::default()
+        };
+        self.learn_image().await?;
+        let listed = self.provider.list(&self.deployment).await;
+        let mut machines = listed.map_err(failed)?;
+        let rows = self.store.instances().await?;
+        self.find_unlisted(&rows, &mut machines).await?;
+        self.judge_health(&rows).await?;
+
+        let matched = reconcile::matched(&machines, &rows);
+        let now = clock::now();
+        let mut steps = self
+            .steps_of(&rows, &matched.of_rows, now, &mut done)
+            .await?;
+        // Ends before beginnings: they free what the beginnings may need.
+        steps.sort_by_key(|(_, step)| urgency(step));
+        if steps.len() > STEPS_PER_ROUND {
+            steps.truncate(STEPS_PER_ROUND);
+            done.next = Some(Duration::ZERO);
+        }
+        let takes: Vec<_> = steps
+            .into_iter()
+            .map(|(row, step)| self.take_step(row, step, lost))
+            .collect();
+        let progress = stream::iter(takes)
+            .buffer_unordered(STEPS_AT_ONCE)
+            .collect::<Vec<_>>()
+            .await;
+        for moved in progress {
+            if moved? {
+                done.steps += 1;
+            }
+        }
+        if done.steps > 0 {
+            // Most steps are followed by another.
+            done.next = Some(Duration::ZERO);
+        }
+        self.end_strangers(&matched, machines.len(), &mut done)
+            .await?;
+        self.size(lead, lost, &mut done).await?;
+        Ok(done)
+    }
+
+    /// Machines that rows name and that no list shows (any more) are asked for by name.
+    async fn find_unlisted(
+        &self,
+        rows: &[Instance],
+        machines: &mut Vec<Machine>,
+    ) -> Result<(), Error> {
+        let listed: HashSet<&str> = machines.iter().map(|it| it.reference.as_str()).collect();
+        let unlisted: Vec<String> = rows
+            .iter()
+            .filter_map(|row| row.reference.clone())
+            .filter(|reference| !listed.contains(reference.as_str()))
+            .collect();
+        if unlisted.is_empty() {
+            return Ok(());
+        }
+        let found = self.provider.find(&unlisted).await.map_err(failed)?;
+        machines.extend(found);
+        Ok(())
+    }
+
+    async fn steps_of<'a>(
+        &self,
+        rows: &'a [Instance],
+        machines: &HashMap<InstanceId, &Machine>,
+        now: Timestamp,
+        done: &mut Converged,
+    ) -> Result<Vec<(&'a Instance, Step)>, Error> {
+        let mut steps = Vec::new();
+        let mut patience: HashMap<UserId, Duration> = HashMap::new();
+        for row in rows {
+            let patience = match row.assigned_to {
+                None => self.pool().idle,
+                Some(holder) => match patience.get(&holder) {
+                    Some(known) => *known,
+                    None => {
+                        let theirs = self.patience_of(holder).await?;
+                        patience.insert(holder, theirs);
+                        theirs
+                    }
+                },
+            };
+            let view = View {
+                row,
+                machine: machines.get(&row.id).copied(),
+                silence: self.silence(row, now),
+                patience,
+            };
+            let Next { step, due } = reconcile::next(&view, self.rules(), now);
+            if let Some(step) = step {
+                steps.push((row, step));
+            } else if let Some(due) = due {
+                note(done, due.since(now));
+            }
+        }
+        Ok(steps)
+    }
+
+    /// How long a holder may leave an instance idle: as the pool has it, or shorter
+    /// where they want it ended sooner.
+    async fn patience_of(&self, holder: UserId) -> Result<Duration, Error> {
+        let settings = self.store.settings(holder).await?.unwrap_or_default().0;
+        Ok(settings.ec2_preferences.patience(self.pool().idle))
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            lag: self.provider.lag(),
+        }
+    }
+
+    /// How long an instance's agent was silent, as this replica or another heard it;
+    /// `None`: its link is here, and up.
+    pub(super) fn silence(&self, row: &Instance, now: Timestamp) -> Option<Duration> {
+        match self.relay.contact(row.id) {
+            Contact::Up => None,
+            Contact::Silent(here) => {
+                let elsewhere = row.seen_at.map(|at| now.since(at));
+                Some(elsewhere.map_or(here, |it| it.min(here)))
+            }
+        }
+    }
+
+    /// Notes what is wrong with instances, or is not any more.
+    async fn judge_health(&self, rows: &[Instance]) -> Result<(), Error> {
+        let now = clock::now();
+        let asked = self.memory().troubles_at;
+        if asked.is_none_or(|at| now.since(at) >= TROUBLES_EVERY) {
+            let running = rows.iter().filter(|it| it.status == Status::Running);
+            let references: Vec<String> = running.filter_map(|it| it.reference.clone()).collect();
+            let troubles = match self.provider.troubles(&references).await {
+                Ok(troubles) => troubles,
+                Err(error) => {
+                    tracing::warn!(%error, "could not ask what is wrong with machines");
+                    Vec::new()
+                }
+            };
+            let mut memory = self.memory();
+            memory.troubles = troubles
+                .into_iter()
+                .map(|it| (it.reference, it.reason))
+                .collect();
+            memory.troubles_at = Some(now);
+        }
+        for row in rows.iter().filter(|it| it.status == Status::Running) {
+            // What is being started anew is silent for a while.
+            if row.restart.is_some() {
+                continue;
+            }
+            let trouble = {
+                let memory = self.memory();
+                let reference = row.reference.as_deref().unwrap_or_default();
+                memory.troubles.get(reference).cloned()
+            };
+            let judged = self.judge(row, trouble.as_deref(), now);
+            let known = row.unhealthy.as_ref().map(|it| it.reason.as_str());
+            if judged.as_deref() != known {
+                match &judged {
+                    Some(reason) => {
+                        tracing::warn!(instance.id = %row.id, reason, "instance unhealthy");
+                    }
+                    None => tracing::info!(instance.id = %row.id, "instance healthy again"),
+                }
+                self.store
+                    .note_health(row.id, judged.as_deref(), now)
+                    .await?;
+                self.room_changed();
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_strangers(
+        &self,
+        matched: &reconcile::Matched<'_>,
+        machines: usize,
+        done: &mut Converged,
+    ) -> Result<(), Error> {
+        for (row, machine) in &matched.second {
+            if machine.state.is_there() {
+                tracing::error!(instance.id = %row, reference = machine.reference, "a second machine of one instance; ending it");
+                self.end_machine(&machine.reference).await;
+                done.orphans += 1;
+            }
+        }
+        let named: Vec<InstanceId> = matched
+            .strange
+            .iter()
+            .filter_map(|it| it.instance)
+            .collect();
+        let ended = self.store.ended_among(&named).await?;
+        let now = clock::now();
+        let strangers = {
+            let mut memory = self.memory();
+            let rules = self.rules();
+            let strangers = memory
+                .sightings
+                .judge(&matched.strange, &ended, machines, rules, now);
+            let alarm = strangers.mismatch.map(|count| {
+                format!(
+                    "{count} machines carry this deployment's name and have no row here; none of \
+                     them is ended: is this the database that made them?"
+                )
+            });
+            if alarm.is_some() && memory.alarm != alarm {
+                tracing::error!(
+                    machines = strangers.mismatch,
+                    "fleet_mismatch: machines without rows; is this the database that made them?"
+                );
+            }
+            memory.alarm = alarm;
+            strangers
+        };
+        for reference in &strangers.orphans {
+            tracing::warn!(reference, "a machine without an instance; ending it");
+            self.end_machine(reference).await;
+            done.orphans += 1;
+        }
+        if let Some(due) = strangers.due {
+            note(done, due.since(now));
+        }
+        Ok(())
+    }
+
+    /// Ends a machine that no row looks after.
+    async fn end_machine(&self, reference: &str) {
+        if let Err(error) = self.provider.terminate(reference).await {
+            tracing::warn!(reference, %error, "could not end a machine");
+        }
+    }
+
+    /// Wants more instances, or fewer.
+    async fn size(
+        &self,
+        lead: LeadEpoch,
+        lost: Lost<'_>,
+        done: &mut Converged,
+    ) -> Result<(), Error> {
+        let now = clock::now();
+        let rows = self.store.instances().await?;
+        let pool = self.pool();
+        let plan = self.plan(&rows, now).await?;
+        for (id, reason) in &plan.retire {
+            // Between the look and now somebody may have got it: then it stays.
+            if self
+                .store
+                .end_instance(*id, reason, Unless::Held, now)
+                .await?
+            {
+                tracing::info!(instance.id = %id, reason, "instance retired");
+                lost(*id, (*reason).to_owned());
+                done.next = Some(Duration::ZERO);
+            }
+        }
+        for _ in 0..plan.launch {
+            let instance = NewInstance {
+                id: InstanceId::new(),
+                provider: self.provider.name(),
+                region: self.provider.region().to_owned(),
+                sessions_max: pool.sessions_per_instance,
+                generation: pool.generation,
+                kind: None,
+                holder: None,
+                at: now,
+            };
+            let wanted = self
+                .store
+                .want_instance(&instance, pool.max, Some(lead))
+                .await?;
+            if wanted != Wanted::Written {
+                break;
+            }
+            tracing::info!(instance.id = %instance.id, "instance wanted");
+            done.wanted += 1;
+            done.next = Some(Duration::ZERO);
+        }
+        if let Some(due) = plan.due {
+            note(done, due.since(now));
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, rows: &[Instance], now: Timestamp) -> Result<Plan, Error> {
+        let pool = self.pool();
+        let queue = self.store.queue().await?;
+        let waiting = self.waiting(&queue).await?;
+        let history = self.store.pool_history(pool.generation, now).await?;
+        let guess = if self.rules().lag.is_zero() {
+            BOOT_GUESS_OF_A_PROCESS
+        } else {
+            BOOT_GUESS
+        };
+        let boot = history.boot(0.9);
+        let demand = Demand {
+            waiting: placement::instances_needed(&waiting, rows, pool.sessions_per_instance),
+            arrivals_per_second: history.arrivals_per_second,
+            boot: boot.unwrap_or(guess),
+        };
+        let mut memory = self.memory();
+        memory.boot = boot;
+        let launches = Launches {
+            failures_in_a_row: history.failures_in_a_row,
+            failed_at: history.failed_at,
+            exhausted_until: self.exhausted_until(&memory, &pool.offerings, now),
+            replaced: history.replaced,
+            generation_proven: history.generation_proven,
+        };
+        let plan = pool::plan(
+            rows,
+            &pool.target(),
+            &demand,
+            &launches,
+            memory.surplus_since,
+            now,
+        );
+        memory.surplus_since = plan.surplus_since;
+        if memory.held_back != plan.held_back
+            && let Some(reason) = plan.held_back
+        {
+            tracing::warn!(
+                reason,
+                failures = launches.failures_in_a_row,
+                last = history.failure,
+                "fewer instances are launched than are wanted"
+            );
+        }
+        memory.held_back = plan.held_back;
+        Ok(plan)
+    }
+
+    /// Those that wait, with what their users may have and prefer.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn waiting(&self, queue: &[Queued]) -> Result<Vec<placement::Waiting>, Error> {
+        let mut limits: HashMap<UserId, (u32, Option<String>)> = HashMap::new();
+        let mut waiting = Vec::with_capacity(queue.len());
+        for queued in queue {
+            let (instances_max, kind) = match limits.entry(queued.user) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(place) => place.insert(self.limits_of(queued.user).await?).clone(),
+            };
+            waiting.push(placement::Waiting {
+                session: queued.session,
+                user: queued.user,
+                since: queued.since,
+                instances_max,
+                kind,
+            });
+        }
+        Ok(waiting)
+    }
+
+    /// How many instances a user may hold, and the kind that they prefer.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn limits_of(&self, user: UserId) -> Result<(u32, Option<String>), Error> {
+        let quotas = self.store.user(user).await?.map(|it| it.quotas);
+        let settings = self.store.settings(user).await?.unwrap_or_default().0;
+        let instances = quotas.and_then(|it| it.instances);
+        Ok((
+            instances.unwrap_or(self.settings.instances_per_user),
+            settings.ec2_preferences.instance_type,
+        ))
+    }
+
+    async fn learn_image(&self) -> Result<(), Error> {
+        let now = clock::now();
+        let asked = self.memory().image_at;
+        if asked.is_some_and(|at| now.since(at) < IMAGE_EVERY) {
+            return Ok(());
+        }
+        let image = match self.provider.image().await {
+            Ok(image) => image,
+            // What is known goes on; without it nothing can be launched.
+            Err(error) if self.pool().image.is_some() => {
+                tracing::warn!(%error, "could not ask for the image; the last one is used");
+                return Ok(());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let generation = self.store.note_image(&image, now).await?;
+        self.memory().image_at = Some(now);
+        if self.pool().image.as_deref() != Some(&image) {
+            tracing::info!(image, generation, "instances are started from this now");
+            self.read_pool().await?;
+        }
+        Ok(())
+    }
+
+    /// Stops for good: lets another replica lead, and ends machines that do not
+    /// outlive this process.
+    ///
+    /// # Errors
+    /// Where the database or the provider fails.
+    pub async fn close(&self, lost: Lost<'_>) -> Result<(), Error> {
+        if self.provider.outlives_us() {
+            self.lead.give_back(&self.store).await;
+            return Ok(());
+        }
+        let rows = self.store.instances().await?;
+        let ends = rows.iter().map(|row| self.end_with_us(row, lost));
+        for ended in futures_util::future::join_all(ends).await {
+            ended?;
+        }
+        // Whatever else there is of ours.
+        let machines = self.provider.list(&self.deployment).await.map_err(failed)?;
+        let ends = machines.iter().map(|it| self.end_machine(&it.reference));
+        futures_util::future::join_all(ends).await;
+        self.lead.give_back(&self.store).await;
+        Ok(())
+    }
+
+    async fn end_with_us(&self, row: &Instance, lost: Lost<'_>) -> Result<(), Error> {
+        self.drain_agent(row.id);
+        // Nobody is given anything any more: its machine may end before its row does, and
+        // its agent is never refused.
+        if let Some(reference) = &row.reference {
+            self.provider.terminate(reference).await.map_err(failed)?;
+        }
+        lost(row.id, "shutdown".into());
+        self.relay.cut(row.id);
+        let now = clock::now();
+        if self.store.instance_gone(row.id, "shutdown", now).await? {
+            tracing::info!(instance.id = %row.id, reason = "shutdown", "instance terminated");
+        }
+        Ok(())
+    }
+
+    /// Whether a machine takes longer to end than it may.
+    pub(super) fn is_overdue(row: &Instance, now: Timestamp) -> bool {
+        row.status == Status::Stopping && now.since(row.status_at) >= END_ALARM
+    }
+}
+
+/// Ends come first, what only writes comes before what calls, launches come last.
+fn urgency(step: &Step) -> u8 {
+    match step {
+        Step::End(_) | Step::Gone(_) | Step::Release => 0,
+        Step::Adopt(_) | Step::Note(_) | Step::Missing(_) => 1,
+        Step::Terminate => 2,
+        Step::HandToken | Step::Restart(_) | Step::Recycle => 3,
+        Step::Send => 4,
+        Step::Request => 5,
+    }
+}
+
+pub(super) fn failed(error: provider::Error) -> Error {
+    Error::Internal(error.into())
+}
+
+fn note(done: &mut Converged, wait: Duration) {
+    done.next = Some(done.next.map_or(wait, |next| next.min(wait)));
+}
