@@ -14,9 +14,10 @@ use oauth2::{
     HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, TokenResponse, TokenUrl,
 };
 use openidconnect::core::{
-    CoreAuthenticationFlow, CoreClient, CoreIdToken, CoreJwsSigningAlgorithm, CoreProviderMetadata,
+    CoreAuthenticationFlow, CoreClient, CoreGenderClaim, CoreIdToken, CoreIdTokenClaims,
+    CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreUserInfoClaims,
 };
-use openidconnect::{IssuerUrl, Nonce, TokenResponse as _};
+use openidconnect::{IssuerUrl, Nonce, StandardClaims, TokenResponse as _};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -224,6 +225,28 @@ enum Fault {
     TooLarge,
 }
 
+/// What an ID token tells of somebody.
+fn told_in(token: &CoreIdTokenClaims) -> StandardClaims<CoreGenderClaim> {
+    StandardClaims::new(token.subject().clone())
+        .set_email(token.email().cloned())
+        .set_email_verified(token.email_verified())
+        .set_given_name(token.given_name().cloned())
+        .set_family_name(token.family_name().cloned())
+}
+
+fn claimed_by(provider: &str, told: &StandardClaims<CoreGenderClaim>) -> Claimed {
+    let verified = told.email().filter(|_| told.email_verified() == Some(true));
+    let first_name = told.given_name().and_then(|it| it.get(None));
+    let last_name = told.family_name().and_then(|it| it.get(None));
+    Claimed {
+        provider: provider.to_owned(),
+        subject: told.subject().as_str().to_owned(),
+        verified_email: verified.and_then(|it| it.as_str().parse().ok()),
+        first_name: first_name.map(|it| it.as_str().to_owned()),
+        last_name: last_name.map(|it| it.as_str().to_owned()),
+    }
+}
+
 /// The whole reason is for the log: it is the provider's or the operator's fault.
 fn failed(error: impl std::error::Error) -> Error {
     let mut text = error.to_string();
@@ -420,23 +443,22 @@ impl Accounts {
                 token.claims(&verifier, &nonce).map_err(failed)?.clone()
             }
         };
-        let verified_email = claims
-            .email()
-            .filter(|_| claims.email_verified() == Some(true))
-            .and_then(|it| it.as_str().parse().ok());
-        Ok(Claimed {
-            provider: settings.name.clone(),
-            subject: claims.subject().as_str().to_owned(),
-            verified_email,
-            first_name: claims
-                .given_name()
-                .and_then(|it| it.get(None))
-                .map(|it| it.as_str().to_owned()),
-            last_name: claims
-                .family_name()
-                .and_then(|it| it.get(None))
-                .map(|it| it.as_str().to_owned()),
-        })
+        let mut told = told_in(&claims);
+        // Many tell it only where they are asked with the access token (OpenID
+        // Connect Core 1.0, section 5.4).
+        if told.email().is_none()
+            && let Ok(question) = client.user_info(
+                answer.access_token().clone(),
+                Some(claims.subject().clone()),
+            )
+        {
+            let said: CoreUserInfoClaims = question
+                .request_async(&self.providers.http)
+                .await
+                .map_err(failed)?;
+            told = said.standard_claims().clone();
+        }
+        Ok(claimed_by(&settings.name, &told))
     }
 
     async fn ask_github(
