@@ -191,6 +191,35 @@ async fn nobody_signs_in_before_the_address_is_proven() {
 }
 
 #[tokio::test]
+async fn a_link_confirms_the_registration_that_it_was_sent_for() {
+    let world = World::new().await.unwrap();
+    let (nobody, mine) = (world.nobody(), "ada@example.com");
+    let body = json!({ "email": mine, "password": PASSWORD });
+    nobody.post("/api/auth/register", body).await.ok();
+    // Somebody has it written to until it is written to often enough.
+    let full = "was written to often enough";
+    while !world.log().contains(full) {
+        let again = json!({ "email": mine });
+        nobody
+            .post("/api/auth/verify-email/resend", again)
+            .await
+            .ok();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let link = world.mailed_token(mine, "verify-email").await;
+    // Their own registration, which no mail tells of.
+    let theirs = json!({ "email": mine, "password": NEW_PASSWORD });
+    nobody.post("/api/auth/register", theirs).await.ok();
+    let verify = json!({ "token": link });
+    assert_eq!(
+        nobody.post("/api/auth/verify-email", verify).await.status,
+        400
+    );
+    assert!(nobody.sign_in(mine, NEW_PASSWORD).await.is_err());
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_refresh_token_that_was_used_up_ends_its_login() {
     let world = World::new().await.unwrap();
     world.register("ada@example.com", PASSWORD).await;

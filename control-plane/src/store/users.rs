@@ -272,6 +272,7 @@ impl Store {
         if changed.rows_affected() == 0 {
             return Ok(None);
         }
+        mail_tokens::take_back(&mut transaction, login.user).await?;
         let reason = "password_changed";
         let ended = logins::end_all(&mut transaction, login.user, None, reason, event.at).await?;
         logins::insert(&mut transaction, login, refresh_hash).await?;
@@ -307,6 +308,7 @@ impl Store {
                 .execute(&mut *transaction)
                 .await?;
         }
+        mail_tokens::take_back(&mut transaction, id).await?;
         logins::end_all(&mut transaction, id, None, "rescued", event.at).await?;
         audit::write(&mut transaction, event).await?;
         transaction.commit().await?;
@@ -440,7 +442,12 @@ async fn insert(
     .bind(user.verified.then_some(user.at.0))
     .fetch_optional(&mut **transaction)
     .await?;
-    row.map(|row| parsed(&row, "id")).transpose()
+    let made: Option<UserId> = row.map(|row| parsed(&row, "id")).transpose()?;
+    if let Some(taken_over) = made.filter(|it| *it != user.id) {
+        // What was sent for the registration before confirms no other one.
+        mail_tokens::take_back(transaction, taken_over).await?;
+    }
+    Ok(made)
 }
 
 fn user_of(row: &AnyRow) -> Result<User, Error> {
