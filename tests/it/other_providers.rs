@@ -315,6 +315,39 @@ async fn accounts_are_joined_only_where_both_sides_proved_the_address() {
 }
 
 #[tokio::test]
+async fn an_identity_is_joined_only_while_its_login_lasts() {
+    let (world, _provider) = world_with(Plan::default()).await;
+    let eve = world.user("eve").await;
+    let path = "/api/auth/oauth/acme?link=true&return_to=/done";
+    let headers = [("accept", "application/json")];
+    // Whoever had the login for a moment has begun to join an identity of theirs.
+    let begun = eve.call_with(Method::GET, path, None, &headers).await;
+    let url = begun.text("authorization_url");
+    let (name, value) = begun
+        .cookies()
+        .split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .unwrap();
+    eve.post("/api/auth/logout", json!({})).await.ok();
+    let mut browser = Browser::new();
+    let host: Url = world.api.parse().unwrap();
+    let key = (host.authority().to_owned(), name);
+    browser.cookies.insert(key, value);
+    let page = browser.sign_in_as(&url, "mallory").await;
+    assert!(page.text.contains("unauthenticated"), "{}", page.text);
+    let eve = world
+        .nobody()
+        .sign_in("eve@example.com", PASSWORD)
+        .await
+        .unwrap();
+    assert_eq!(
+        eve.get("/api/users/me/identities").await.ok()["data"],
+        json!([])
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn registration_is_closed_for_them_too() {
     let plan = Plan::default().with("REGISTRATION", "closed");
     let (world, _provider) = world_with(plan).await;

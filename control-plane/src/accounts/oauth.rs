@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use browserfleet_proto::ids::{IdentityId, UserId};
+use browserfleet_proto::ids::{IdentityId, LoginId, UserId};
 use oauth2::basic::BasicClient;
 use oauth2::{
     AsyncHttpClient, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest,
@@ -52,8 +52,32 @@ struct Attempt {
     verifier: String,
     return_to: String,
     /// Who wants the identity joined to their account.
-    link: Option<UserId>,
+    link: Option<Joiner>,
     expires_at: i64,
+}
+
+/// Somebody who wants an identity joined, and by which right: it is joined only
+/// while that lasts. An attempt lives no longer than an access token does, so what
+/// tells of those tells of it, too.
+#[derive(Serialize, Deserialize)]
+struct Joiner {
+    user: UserId,
+    login: LoginId,
+    access_version: i64,
+}
+
+impl Joiner {
+    /// Somebody who signed in; a key joins nothing.
+    fn of(caller: &CurrentUser) -> Option<Self> {
+        match caller.credential {
+            Credential::Login(login) => Some(Self {
+                user: caller.id,
+                login,
+                access_version: caller.access_version,
+            }),
+            Credential::Key(_) => None,
+        }
+    }
 }
 
 /// An attempt that has begun.
@@ -328,7 +352,7 @@ impl Accounts {
             nonce: nonce.secret().clone(),
             verifier: verifier.secret().clone(),
             return_to,
-            link: link.map(|it| it.id),
+            link: link.and_then(Joiner::of),
             expires_at: clock::wall().plus(ATTEMPT_LIFE).0,
         };
         Ok(Begun {
@@ -338,8 +362,8 @@ impl Accounts {
         })
     }
 
-    /// Finishes what [`Accounts::begin_oauth`] began, by what the provider sent
-    /// the browser back with.
+    /// Finishes what [`Accounts::begin_oauth`] began, by what the provider sent the
+    /// browser back with.
     ///
     /// # Errors
     /// [`Error::AttemptInvalid`], [`Error::ProviderFailed`],
@@ -370,8 +394,16 @@ impl Accounts {
                 self.ask_github(provider, site, api, &attempt, code).await?
             }
         };
-        if let Some(user) = attempt.link {
-            self.link(user, &claimed, client).await?;
+        if let Some(joiner) = attempt.link {
+            let credential = Credential::Login(joiner.login);
+            if !self
+                .access
+                .holds(joiner.user, credential, joiner.access_version)
+            {
+                return Err(Error::Unauthenticated.into());
+            }
+            self.link(joiner.user, Some(credential), &claimed, client)
+                .await?;
             return Ok(Finished {
                 return_to: attempt.return_to,
                 signed_in: None,
@@ -501,13 +533,19 @@ impl Accounts {
         })
     }
 
-    async fn link(&self, user: UserId, claimed: &Claimed, client: &Client) -> Result<(), Error> {
+    async fn link(
+        &self,
+        user: UserId,
+        by: Option<Credential>,
+        claimed: &Claimed,
+        client: &Client,
+    ) -> Result<(), Error> {
         let known = self.store.user(user).await?.filter(User::may_sign_in);
         known.ok_or(Error::Unauthenticated)?;
         let event = client
             .did(Action::IdentityLinked)
             .on(user)
-            .by(user, None)
+            .by(user, by)
             .detail(&claimed.provider);
         if self.store.link_identity(user, claimed, &event).await? {
             Ok(())
@@ -548,7 +586,7 @@ impl Accounts {
         if let Some((user, _)) = self.store.credentials(email).await?
             && user.email_verified_at.is_some()
         {
-            self.link(user.id, claimed, client).await?;
+            self.link(user.id, None, claimed, client).await?;
             return Ok(user.id);
         }
         let now = clock::now();
