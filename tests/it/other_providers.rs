@@ -235,6 +235,16 @@ async fn an_attempt_belongs_to_the_browser_that_began_it() {
             .await;
         assert_eq!(reply.code(), code);
     }
+    let refused = "/api/admin/audit?action=login&result=refused";
+    let lines = world.administrator().await.get(refused).await.ok();
+    let lines = lines["data"].as_array().unwrap().clone();
+    let why: Vec<&str> = lines
+        .iter()
+        .map(|it| it["detail"].as_str().unwrap())
+        .collect();
+    let provider =
+        ["provider_failed", "attempt_invalid"].map(|it| format!("another provider: {it}"));
+    assert_eq!(why, provider);
     world.stop().await;
 }
 

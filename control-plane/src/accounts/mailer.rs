@@ -67,6 +67,7 @@ pub(super) enum Errand {
         user: UserId,
         former: Email,
         email: Email,
+        event: Event,
     },
     Reset {
         email: Email,
@@ -233,8 +234,9 @@ impl Accounts {
                 user,
                 former,
                 email,
+                event,
             } => {
-                let token = self.token(Purpose::EmailChange, user, &email, None);
+                let token = self.token(Purpose::EmailChange, user, &email, Some(&event));
                 let Some(token) = token.await? else {
                     return Ok(());
                 };

@@ -249,6 +249,22 @@ enum Fault {
     TooLarge,
 }
 
+/// Whether somebody was not let in who wanted to be. What is only half done, or
+/// was noted where it was decided, is none.
+fn is_a_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::AttemptInvalid
+            | Error::ProviderFailed
+            | Error::ProviderEmailUnverified
+            | Error::IdentityTaken
+            | Error::LinkNeeded
+            | Error::InvitationNeeded
+            | Error::RegistrationClosed
+            | Error::Unauthenticated
+    )
+}
+
 /// What an ID token tells of somebody.
 fn told_in(token: &CoreIdTokenClaims) -> StandardClaims<CoreGenderClaim> {
     StandardClaims::new(token.subject().clone())
@@ -363,7 +379,7 @@ impl Accounts {
     }
 
     /// Finishes what [`Accounts::begin_oauth`] began, by what the provider sent the
-    /// browser back with.
+    /// browser back with; and notes where that is refused.
     ///
     /// # Errors
     /// [`Error::AttemptInvalid`], [`Error::ProviderFailed`],
@@ -371,6 +387,29 @@ impl Accounts {
     /// [`Error::ProviderEmailUnverified`], [`Error::SecondFactorNeeded`], or why
     /// no account is made.
     pub async fn finish_oauth(
+        &self,
+        provider: &str,
+        attempt: &str,
+        state: &str,
+        code: &str,
+        client: &Client,
+    ) -> Result<Finished, Failed> {
+        let finished = self
+            .finish_attempt(provider, attempt, state, code, client)
+            .await;
+        if let Err(Failed { error, .. }) = &finished
+            && is_a_refusal(error)
+        {
+            let why = format!("another provider: {}", error.code());
+            self.store
+                .audit(&client.did(Action::Login).refused(why))
+                .await?;
+        }
+        finished
+    }
+
+    /// What of it there is to note is noted by [`Accounts::finish_oauth`].
+    async fn finish_attempt(
         &self,
         provider: &str,
         attempt: &str,

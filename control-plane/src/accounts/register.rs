@@ -60,7 +60,7 @@ impl Accounts {
                 .mail_token(hash, Purpose::Invitation, clock::now())
                 .await?;
             if invited.as_ref() != Some(&email) {
-                return Err(Error::MailTokenInvalid);
+                return Err(self.link_refused(Action::AccountRegistered, client).await?);
             }
         }
         let first_name = name_of("first_name", account.first_name)?;
@@ -87,7 +87,10 @@ impl Accounts {
         match invitation {
             Some(hash) => {
                 let made = self.store.create_invited_user(&user, &hash, event).await?;
-                made.map(|_| ()).ok_or(Error::MailTokenInvalid)
+                match made {
+                    Some(_) => Ok(()),
+                    None => Err(self.link_refused(Action::AccountRegistered, client).await?),
+                }
             }
             None => {
                 let made = self.store.create_user(&user, event).await?;
@@ -125,7 +128,10 @@ impl Accounts {
             client.did(action).on(user).by(user, None)
         };
         let verified = self.store.verify_address(&hash_of(token), event).await?;
-        verified.map(|_| ()).ok_or(Error::MailTokenInvalid)
+        match verified {
+            Some(_) => Ok(()),
+            None => Err(self.link_refused(Action::AccountVerified, client).await?),
+        }
     }
 
     /// Makes an account for somebody else. Gives the password that was made, if
