@@ -235,6 +235,19 @@ async fn a_new_password_takes_back_every_link_that_was_mailed_before() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn a_mail_in_the_folder_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new().await.unwrap();
+    world.register("ada@example.com", PASSWORD).await;
+    let folder = world.data_dir().join("mail");
+    let mut files = std::fs::read_dir(&folder).unwrap();
+    let file = files.next().unwrap().unwrap();
+    let mode = file.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    world.stop().await;
+}
+
 /// Postgres, because the test looks at the hash.
 #[tokio::test]
 async fn a_hash_is_made_anew_when_it_is_to_cost_more() {

@@ -13,6 +13,7 @@ use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
@@ -144,7 +145,15 @@ impl Mailer {
                 let name = format!("{}-{:08x}.eml", clock::now().0, rand::random::<u32>());
                 let file = folder.join(name);
                 tokio::fs::create_dir_all(folder).await?;
-                tokio::fs::write(&file, message.formatted()).await?;
+                // What is in it opens an account.
+                let mut written = tokio::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&file)
+                    .await?;
+                written.write_all(&message.formatted()).await?;
+                written.flush().await?;
                 tracing::warn!(
                     file = %file.display(), subject = letter.subject,
                     "no mail server is configured (BROWSERFLEET_SMTP_URL); a mail was written to a file"
