@@ -57,21 +57,19 @@ const COLUMNS: &str = "id, email, password_hash, first_name, last_name, role, us
 impl Store {
     /// Makes a user. An account whose address nobody has proven is taken over:
     /// whoever reads the address's mail decides whose it is. Gives its id;
-    /// `None`: the address has an account.
+    /// `None`: the address has an account, which is noted too, and takes as long.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn create_user(
         &self,
         user: &NewUser,
-        event: impl FnOnce(UserId) -> Event,
+        event: impl FnOnce(Option<UserId>) -> Event,
     ) -> Result<Option<UserId>, Error> {
         let mut transaction = self.write.begin().await?;
         let made = insert(&mut transaction, user).await?;
-        if let Some(id) = made {
-            audit::write(&mut transaction, &event(id)).await?;
-            transaction.commit().await?;
-        }
+        audit::write(&mut transaction, &event(made)).await?;
+        transaction.commit().await?;
         Ok(made)
     }
 
