@@ -11,6 +11,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 const NEW_PASSWORD: &str = "five other words and 2 numbers";
+/// How often each way is gone to tell two times apart.
+const ROUNDS: usize = 300;
+/// Addresses that each way is gone from: what is measured is not the throttle.
+const ADDRESSES: usize = 60;
+/// What two times may differ by that tell nothing: this, or a twentieth.
+const DIFFERENCE: Duration = Duration::from_millis(5);
+/// Tries of what has to be quick: other tests use the same cores.
+const TRIES: usize = 5;
 
 async fn log_in(world: &World, email: &str) -> Value {
     let body = json!({ "email": email, "password": PASSWORD });
@@ -41,10 +49,99 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// The least that it took.
+async fn quickest(ask: impl AsyncFn()) -> Duration {
+    let mut least = Duration::MAX;
+    for _ in 0..TRIES {
+        let asked = Instant::now();
+        ask().await;
+        least = least.min(asked.elapsed());
+    }
+    least
+}
+
+/// Of the passwords that people choose most, those that are long enough.
+const COMMON: &[&str] = &[
+    "password",
+    "12345678",
+    "123456789",
+    "1234567890",
+    "password1",
+    "qwerty123",
+    "1q2w3e4r",
+    "1qaz2wsx",
+    "iloveyou",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "trustno1",
+    "starwars",
+    "whatever",
+    "computer",
+    "michelle",
+    "jennifer",
+    "corvette",
+    "mercedes",
+    "letmein1",
+    "welcome1",
+    "passw0rd",
+    "p@ssw0rd",
+    "qwertyui",
+    "asdfghjkl",
+    "zaq12wsx",
+    "11111111",
+    "00000000",
+    "88888888",
+    "87654321",
+    "987654321",
+    "147258369",
+    "abcd1234",
+    "abc12345",
+    "q1w2e3r4",
+    "1q2w3e4r5t",
+    "qazwsxedc",
+    "liverpool",
+    "alexander",
+    "chocolate",
+    "butterfly",
+    "Password1",
+    "PASSWORD",
+    "admin123",
+    "internet",
+    "samantha",
+    "victoria",
+    "changeme",
+    "dragon123",
+    "monkey123",
+    "basketball",
+    "cocacola",
+    "metallica",
+    "spiderman",
+    "blink182",
+    "elizabeth",
+    "maverick",
+    "pokemon1",
+    "aaaaaaaa",
+    "ashley123",
+];
+
 #[tokio::test]
 async fn strangers_are_not_told_who_has_an_account() {
     let world = World::new().await.unwrap();
-    world.register("known@example.com", PASSWORD).await;
+    // More than one, because strangers may try each of them 100 times.
+    let known: [String; 4] = std::array::from_fn(|it| format!("known{it}@example.com"));
+    for email in &known {
+        world.register(email, PASSWORD).await;
+    }
+    let callers = [1, 2].map(|network| {
+        let hosts = (1..).take(ADDRESSES);
+        let addresses = hosts.map(|host| IpAddr::V4(Ipv4Addr::new(127, 0, network, host)));
+        addresses
+            .map(|it| Caller::from_address(&world.api, it))
+            .collect::<Vec<_>>()
+    });
     let ways = [
         (
             "/api/auth/login",
@@ -61,14 +158,13 @@ async fn strangers_are_not_told_who_has_an_account() {
     ];
     for (path, body, status) in ways {
         let mut times = [Vec::new(), Vec::new()];
-        for round in 0..24_u8 {
+        for round in 0..ROUNDS {
             let nobody = format!("nobody{round}@example.com");
-            for (which, email) in ["known@example.com", &nobody].into_iter().enumerate() {
-                // Another address each time: what is measured is not the throttle.
-                let address = Ipv4Addr::new(127, 0, 1 + u8::try_from(which).unwrap(), 1 + round);
-                let caller = Caller::from_address(&world.api, IpAddr::V4(address));
+            let somebody = &known[round % known.len()];
+            for (which, email) in [somebody, &nobody].into_iter().enumerate() {
+                let caller = &callers[which][round % ADDRESSES];
                 let mut body = body.clone();
-                body["email"] = email.into();
+                body["email"] = email.as_str().into();
                 let asked = Instant::now();
                 let reply = caller.post(path, body).await;
                 times[which].push(asked.elapsed());
@@ -87,17 +183,14 @@ async fn strangers_are_not_told_who_has_an_account() {
         println!("{path}: {known:?} where there is an account, {unknown:?} where there is none");
         let (less, more) = (known.min(unknown), known.max(unknown));
         assert!(
-            more < less * 3 / 2 + Duration::from_millis(5),
+            more - less < DIFFERENCE.max(less / 20),
             "{path}: {known:?} and {unknown:?} tell them apart"
         );
     }
     // Its owner is told.
     let told = "You have an account already";
     eventually("the mail came", Duration::from_secs(5), || async {
-        world
-            .mails("known@example.com")
-            .iter()
-            .any(|it| it.contains(told))
+        world.mails(&known[0]).iter().any(|it| it.contains(told))
     })
     .await;
     world.stop().await;
@@ -126,18 +219,18 @@ async fn a_password_is_long_uncommon_and_exact() {
             "{password}"
         );
     }
-    let asked = Instant::now();
-    assert_eq!(
-        register(&"x".repeat(1024 * 1024), "a@example.com")
-            .await
-            .status,
-        422
-    );
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
+    for password in COMMON {
+        let reply = register(password, "a@example.com").await;
+        assert_eq!(reply.code(), "password_too_common", "{password}");
+    }
+    let nobody = world.nobody();
+    let huge = json!({ "email": "a@example.com", "password": "x".repeat(1024 * 1024) });
+    let took = quickest(async || {
+        let reply = nobody.post("/api/auth/register", huge.clone()).await;
+        assert_eq!(reply.status, 422);
+    });
+    let took = took.await;
+    assert!(took < Duration::from_millis(50), "{took:?}");
     for (name, length) in [("long", 64), ("longest", 128)] {
         let password: String = "pass phrase 🔑 ".chars().cycle().take(length).collect();
         let email = format!("{name}@example.com");
@@ -406,7 +499,7 @@ async fn guessing_is_slowed_and_locks_nobody_out() {
     }
     assert!(refused >= 88, "{refused}");
     // What a stranger says of where they are changes nothing.
-    for round in 0..20 {
+    for round in 0..200 {
         let forwarded = format!("198.51.100.{round}");
         let reply = guess(&thief, round, &[("x-forwarded-for", &forwarded)]).await;
         assert_eq!(reply.status, 429);
@@ -611,6 +704,7 @@ async fn forged_tokens_are_refused_at_once() {
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0In0";
     let embedded =
         "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCIsImp3ayI6eyJrdHkiOiJvY3QiLCJrIjoiQUFBQSJ9fQ";
+    let elsewhere = "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCIsImprdSI6Imh0dHBzOi8vZXZpbC5leGFtcGxlL2p3a3MuanNvbiJ9";
     let mut forged = vec![
         String::new(),
         "x".into(),
@@ -628,6 +722,7 @@ async fn forged_tokens_are_refused_at_once() {
         format!("{good}."),
         "bf_".to_owned() + &"A".repeat(43),
         "bfr_".to_owned() + &"A".repeat(43),
+        format!("{elsewhere}.{}.{}", parts[1], parts[2]),
         "x".repeat(1024 * 16),
     ];
     forged.extend((0..28).map(|at| {
@@ -638,19 +733,18 @@ async fn forged_tokens_are_refused_at_once() {
     }));
     assert!(forged.len() >= 40);
     for token in forged.iter().filter(|it| **it != good) {
-        let asked = Instant::now();
-        let reply = ada.with_token(token).get("/api/users/me").await;
-        assert!(
-            [401, 431].contains(&reply.status),
-            "{token:.60}: {}",
-            reply.status
-        );
-        assert!(
-            asked.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            asked.elapsed()
-        );
+        let forger = ada.with_token(token);
+        let took = quickest(async || {
+            let status = forger.get("/api/users/me").await.status;
+            assert!([401, 431].contains(&status), "{token:.60}: {status}");
+        });
+        let took = took.await;
+        assert!(took < Duration::from_millis(20), "{token:.60}: {took:?}");
     }
+    // Longer than any header may be: the connection is closed on it.
+    let endless = ada.with_token(&"x".repeat(1024 * 1024));
+    let reply = endless.try_call(Method::GET, "/api/users/me", None, &[]);
+    assert!(reply.await.map_or(431, |it| it.status) == 431);
     assert_eq!(ada.get("/api/users/me").await.status, 200);
     world.stop().await;
 }
