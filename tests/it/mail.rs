@@ -236,7 +236,7 @@ async fn a_new_password_takes_back_every_link_that_was_mailed_before() {
 }
 
 #[tokio::test]
-async fn a_mail_in_the_folder_is_for_its_owner_alone() {
+async fn a_mail_in_the_folder_is_for_its_owner_alone_who_can_copy_its_link() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new().await.unwrap();
     world.register("ada@example.com", PASSWORD).await;
@@ -245,6 +245,10 @@ async fn a_mail_in_the_folder_is_for_its_owner_alone() {
     let file = files.next().unwrap().unwrap();
     let mode = file.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
+    let token = world.mailed_token("ada@example.com", "verify-email").await;
+    let link = format!("{}/verify-email#token={token}", world.api);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    assert!(text.lines().any(|line| line == link), "{text}");
     world.stop().await;
 }
 

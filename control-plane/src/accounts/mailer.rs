@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use browserfleet_proto::ids::UserId;
 use futures_util::StreamExt;
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
@@ -36,6 +37,8 @@ const ERRANDS_MAX: usize = 1_000;
 const AT_ONCE: usize = 8;
 /// How long the mail server may take for one step.
 const SMTP_DEADLINE: Duration = Duration::from_secs(15);
+/// Longest line of a mail that is not encoded, in bytes (RFC 5322, section 2.1.1).
+const LINE_BYTES_MAX: usize = 998;
 /// Waits before a letter is tried again.
 const RETRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
@@ -127,7 +130,11 @@ impl Mailer {
             .from(self.from.clone())
             .to(to.as_str().parse().context("the address takes no mail")?)
             .subject(letter.subject)
-            .multipart(MultiPart::alternative_plain_html(letter.text, letter.html))?;
+            .multipart(
+                MultiPart::alternative()
+                    .singlepart(as_it_is(letter.text))
+                    .singlepart(SinglePart::html(letter.html)),
+            )?;
         match &self.transport {
             Transport::Smtp(smtp) => {
                 for wait in RETRIES {
@@ -162,6 +169,23 @@ impl Mailer {
         }
         Ok(())
     }
+}
+
+/// Text that one can copy a link from, in the file of a mail too: encoded, a line
+/// of more than 76 characters would be broken.
+fn as_it_is(text: String) -> SinglePart {
+    let short = |line: &str| line.len() <= LINE_BYTES_MAX;
+    if !(text.is_ascii() && text.lines().all(short)) {
+        return SinglePart::plain(text);
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let body = Body::dangerous_pre_encoded(
+        lines.join("\r\n").into_bytes(),
+        ContentTransferEncoding::SevenBit,
+    );
+    SinglePart::builder()
+        .header(ContentType::TEXT_PLAIN)
+        .body(body)
 }
 
 fn smtp(url: &Url) -> anyhow::Result<AsyncSmtpTransport<Tokio1Executor>> {
