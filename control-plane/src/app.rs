@@ -175,6 +175,11 @@ impl App {
             show_once(&administrator.email, &password);
         }
 
+        accounts
+            .recall_endings()
+            .await
+            .context("could not read which logins have ended")?;
+
         let readiness = Readiness::default();
         let accounts = Arc::new(accounts);
         let api = Api {

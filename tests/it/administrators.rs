@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use browserfleet_tests::eventually;
 use browserfleet_tests::world::{ADMINISTRATOR, PASSWORD, Plan, World};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -102,7 +103,7 @@ async fn there_is_always_an_administrator_and_never_a_default_one() {
     }
     let leave = json!({ "current_password": PASSWORD });
     let leave = admin
-        .call(reqwest::Method::DELETE, "/api/users/me", Some(leave))
+        .call(Method::DELETE, "/api/users/me", Some(leave))
         .await;
     assert_eq!(
         (leave.status, leave.code()),
@@ -292,12 +293,7 @@ async fn every_security_event_is_one_line_without_a_secret() {
     let login = json!({ "email": "ada@example.com", "password": "a wrong password" });
     let headers = [("user-agent", odd)];
     nobody
-        .call_with(
-            reqwest::Method::POST,
-            "/api/auth/login",
-            Some(login),
-            &headers,
-        )
+        .call_with(Method::POST, "/api/auth/login", Some(login), &headers)
         .await;
     let ada = nobody.sign_in("ada@example.com", PASSWORD).await.unwrap();
     let key = ada
@@ -385,5 +381,86 @@ async fn every_security_event_is_one_line_without_a_secret() {
     let wrong = admin.get("/api/admin/audit?action=nonsense").await;
     assert_eq!((wrong.status, wrong.text("field")), (422, "action".into()));
     assert!(ADMINISTRATOR.contains('@'));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_told_for_what_it_was() {
+    let world = World::new().await.unwrap();
+    let (nobody, ada) = (world.nobody(), world.user("ada").await);
+    let wrong = "not the password at all";
+    let me = "/api/users/me";
+    let factor = "/api/users/me/second-factor";
+    let deliver = |method, path, body| ada.call(method, path, Some(body));
+    let refused = [
+        deliver(Method::DELETE, me, json!({ "current_password": wrong })).await,
+        deliver(
+            Method::PUT,
+            me,
+            json!({ "email": "other@example.com", "current_password": wrong }),
+        )
+        .await,
+        deliver(
+            Method::POST,
+            "/api/users/me/password",
+            json!({ "current_password": wrong, "new_password": "a wholly new pass phrase" }),
+        )
+        .await,
+        deliver(Method::POST, factor, json!({ "current_password": wrong })).await,
+    ];
+    for reply in refused {
+        assert_eq!(reply.code(), "current_password_wrong");
+    }
+    let body = json!({ "email": "other@example.com", "current_password": PASSWORD });
+    assert_eq!(deliver(Method::PUT, me, body).await.status, 200);
+    let proposed = deliver(
+        Method::POST,
+        factor,
+        json!({ "current_password": PASSWORD }),
+    )
+    .await
+    .ok();
+    let totp = totp_rs::Totp::from_url(proposed["otpauth_url"].as_str().unwrap()).unwrap();
+    let code = json!({ "code": totp.generate_current().to_string() });
+    let confirm = "/api/users/me/second-factor/confirm";
+    deliver(Method::POST, confirm, code).await.ok();
+    let off = json!({ "code": "no code at all" });
+    assert_eq!(deliver(Method::DELETE, factor, off).await.status, 403);
+    // Of links that do not count nobody knows whose they are; but from where.
+    for (path, body) in [
+        (
+            "/api/auth/reset-password",
+            json!({ "token": "x", "new_password": "a wholly new pass phrase" }),
+        ),
+        ("/api/auth/verify-email", json!({ "token": "x" })),
+    ] {
+        assert_eq!(nobody.post(path, body).await.status, 400);
+    }
+    let admin = world.administrator().await;
+    for (action, result) in [
+        ("account.deleted", "refused"),
+        ("account.email_changed", "refused"),
+        ("account.email_change_requested", "done"),
+        ("password.changed", "refused"),
+        ("second_factor.enabled", "refused"),
+        ("second_factor.enabled", "done"),
+        ("second_factor.disabled", "refused"),
+        ("password.reset", "refused"),
+        ("account.verified", "refused"),
+    ] {
+        let path = format!("/api/admin/audit?action={action}&result={result}");
+        eventually(action, Duration::from_secs(5), || async {
+            admin.get(&path).await.json()["data"] != json!([])
+        })
+        .await;
+        let lines = admin.get(&path).await.ok()["data"].clone();
+        assert_eq!(lines.as_array().map(Vec::len), Some(1), "{action} {result}");
+        assert_eq!(lines[0]["address"], "127.0.0.1", "{action} {result}");
+    }
+    let logins = admin
+        .get("/api/admin/audit?action=login&result=refused")
+        .await
+        .ok();
+    assert_eq!(logins["data"], json!([]), "nobody tried to sign in");
     world.stop().await;
 }

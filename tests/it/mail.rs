@@ -184,6 +184,74 @@ async fn a_reset_link_is_good_once_for_ten_minutes_and_signs_nobody_in() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn a_new_password_takes_back_every_link_that_was_mailed_before() {
+    let world = World::new().await.unwrap();
+    let nobody = world.nobody();
+    let mine = "ada@example.com";
+    world.register(mine, PASSWORD).await;
+    // Somebody else knows the password, and wants the account to keep.
+    let steal = async |password: &str, to: &str| {
+        let thief = nobody.sign_in(mine, password).await.unwrap();
+        let body = json!({ "email": to, "current_password": password });
+        assert_eq!(thief.put("/api/users/me", body).await.status, 200);
+        world.mailed_token(to, "verify-email").await
+    };
+    let forgotten = async || {
+        let body = json!({ "email": mine });
+        let before = world.mails(mine).len();
+        nobody.post("/api/auth/forgot-password", body).await.ok();
+        eventually("the mail came", Duration::from_secs(5), || async {
+            world.mails(mine).len() > before
+        })
+        .await;
+        world.mailed_token(mine, "reset-password").await
+    };
+    let verify = async |token: &str| {
+        let body = json!({ "token": token });
+        nobody.post("/api/auth/verify-email", body).await.status
+    };
+    let reset = async |token: &str, password: &str| {
+        let body = json!({ "token": token, "new_password": password });
+        nobody.post("/api/auth/reset-password", body).await.status
+    };
+    // By its owner, who has it still.
+    let (stolen, early) = (
+        steal(PASSWORD, "thief@example.com").await,
+        forgotten().await,
+    );
+    let ada = nobody.sign_in(mine, PASSWORD).await.unwrap();
+    let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
+    ada.post("/api/users/me/password", body).await.ok();
+    assert_eq!(verify(&stolen).await, 400);
+    assert_eq!(reset(&early, PASSWORD).await, 400);
+    // By mail.
+    let stolen = steal(NEW_PASSWORD, "thief2@example.com").await;
+    let link = forgotten().await;
+    assert_eq!(reset(&link, PASSWORD).await, 204);
+    assert_eq!(verify(&stolen).await, 400);
+    let ada = nobody.sign_in(mine, PASSWORD).await.unwrap();
+    assert_eq!(ada.get("/api/users/me").await.text("email"), mine);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_mail_in_the_folder_is_for_its_owner_alone_who_can_copy_its_link() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new().await.unwrap();
+    world.register("ada@example.com", PASSWORD).await;
+    let folder = world.data_dir().join("mail");
+    let mut files = std::fs::read_dir(&folder).unwrap();
+    let file = files.next().unwrap().unwrap();
+    let mode = file.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    let token = world.mailed_token("ada@example.com", "verify-email").await;
+    let link = format!("{}/verify-email#token={token}", world.api);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    assert!(text.lines().any(|line| line == link), "{text}");
+    world.stop().await;
+}
+
 /// Postgres, because the test looks at the hash.
 #[tokio::test]
 async fn a_hash_is_made_anew_when_it_is_to_cost_more() {

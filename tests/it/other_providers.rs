@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use browserfleet_tests::api::Caller;
-use browserfleet_tests::services::{GitHub, OpenIdProvider};
+use browserfleet_tests::services::{GitHub, OpenIdProvider, Tells};
 use browserfleet_tests::world::{PASSWORD, Plan, World};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
@@ -116,12 +116,18 @@ impl Browser {
 }
 
 /// A world whose address is known before it starts, since the provider has to know it.
-async fn world_with(algorithm: &str, plan: Plan) -> (World, OpenIdProvider) {
+async fn world_with(plan: Plan) -> (World, OpenIdProvider) {
+    world_of("RS256", Tells::InTheToken, plan).await
+}
+
+async fn world_of(algorithm: &str, tells: Tells, plan: Plan) -> (World, OpenIdProvider) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let callback = format!("http://{address}/api/auth/oauth/acme/callback");
-    let provider = OpenIdProvider::start(algorithm, &callback).await.unwrap();
+    let provider = OpenIdProvider::start(algorithm, tells, &callback)
+        .await
+        .unwrap();
     let world = plan
         .with("LISTEN", address)
         .with("OIDC_PROVIDERS", "acme")
@@ -134,8 +140,8 @@ async fn world_with(algorithm: &str, plan: Plan) -> (World, OpenIdProvider) {
     (world, provider)
 }
 
-async fn signs_in(algorithm: &str) {
-    let (world, _provider) = world_with(algorithm, Plan::default()).await;
+async fn signs_in(algorithm: &str, tells: Tells) {
+    let (world, _provider) = world_of(algorithm, tells, Plan::default()).await;
     let listed = world.nobody().get("/api/auth/oauth").await.ok();
     assert_eq!(listed["data"], json!([{ "name": "acme" }]));
     let start = format!("{}/api/auth/oauth/acme?return_to=/done", world.api);
@@ -144,7 +150,10 @@ async fn signs_in(algorithm: &str) {
     assert_eq!(page.url.path(), "/done", "{}: {}", page.status, page.text);
     let ada = browser.caller(&world).expect("signed in");
     let me = ada.get("/api/users/me").await.ok();
-    assert_eq!(me["email"], "ada@example.com");
+    assert_eq!(
+        (&me["email"], &me["first_name"]),
+        (&json!("ada@example.com"), &json!("Ada"))
+    );
     let identities = ada.get("/api/users/me/identities").await.ok();
     assert_eq!(identities["data"][0]["provider"], "acme");
     // The only way in stays.
@@ -166,17 +175,22 @@ async fn signs_in(algorithm: &str) {
 
 #[tokio::test]
 async fn an_openid_provider_with_rs256_signs_in() {
-    signs_in("RS256").await;
+    signs_in("RS256", Tells::InTheToken).await;
+}
+
+#[tokio::test]
+async fn an_openid_provider_that_tells_no_address_in_its_token_is_asked() {
+    signs_in("RS256", Tells::WhereAsked).await;
 }
 
 #[tokio::test]
 async fn an_openid_provider_with_es256_signs_in() {
-    signs_in("ES256").await;
+    signs_in("ES256", Tells::InTheToken).await;
 }
 
 #[tokio::test]
 async fn an_attempt_belongs_to_the_browser_that_began_it() {
-    let (world, _provider) = world_with("RS256", Plan::default()).await;
+    let (world, _provider) = world_with(Plan::default()).await;
     let start = format!("{}/api/auth/oauth/acme", world.api);
     for odd in ["https://evil.example", "//evil.example", "/\\evil.example"] {
         let path = format!("/api/auth/oauth/acme?return_to={odd}");
@@ -221,12 +235,22 @@ async fn an_attempt_belongs_to_the_browser_that_began_it() {
             .await;
         assert_eq!(reply.code(), code);
     }
+    let refused = "/api/admin/audit?action=login&result=refused";
+    let lines = world.administrator().await.get(refused).await.ok();
+    let lines = lines["data"].as_array().unwrap().clone();
+    let why: Vec<&str> = lines
+        .iter()
+        .map(|it| it["detail"].as_str().unwrap())
+        .collect();
+    let provider =
+        ["provider_failed", "attempt_invalid"].map(|it| format!("another provider: {it}"));
+    assert_eq!(why, provider);
     world.stop().await;
 }
 
 #[tokio::test]
 async fn accounts_are_joined_only_where_both_sides_proved_the_address() {
-    let (world, _provider) = world_with("RS256", Plan::default()).await;
+    let (world, _provider) = world_with(Plan::default()).await;
     let start = format!("{}/api/auth/oauth/acme?return_to=/done", world.api);
     // Both sides: the same account.
     let ada = world.user("ada").await;
@@ -301,9 +325,42 @@ async fn accounts_are_joined_only_where_both_sides_proved_the_address() {
 }
 
 #[tokio::test]
+async fn an_identity_is_joined_only_while_its_login_lasts() {
+    let (world, _provider) = world_with(Plan::default()).await;
+    let eve = world.user("eve").await;
+    let path = "/api/auth/oauth/acme?link=true&return_to=/done";
+    let headers = [("accept", "application/json")];
+    // Whoever had the login for a moment has begun to join an identity of theirs.
+    let begun = eve.call_with(Method::GET, path, None, &headers).await;
+    let url = begun.text("authorization_url");
+    let (name, value) = begun
+        .cookies()
+        .split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .unwrap();
+    eve.post("/api/auth/logout", json!({})).await.ok();
+    let mut browser = Browser::new();
+    let host: Url = world.api.parse().unwrap();
+    let key = (host.authority().to_owned(), name);
+    browser.cookies.insert(key, value);
+    let page = browser.sign_in_as(&url, "mallory").await;
+    assert!(page.text.contains("unauthenticated"), "{}", page.text);
+    let eve = world
+        .nobody()
+        .sign_in("eve@example.com", PASSWORD)
+        .await
+        .unwrap();
+    assert_eq!(
+        eve.get("/api/users/me/identities").await.ok()["data"],
+        json!([])
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn registration_is_closed_for_them_too() {
     let plan = Plan::default().with("REGISTRATION", "closed");
-    let (world, _provider) = world_with("RS256", plan).await;
+    let (world, _provider) = world_with(plan).await;
     let start = format!("{}/api/auth/oauth/acme?return_to=/done", world.api);
     let page = Browser::new().sign_in_as(&start, "ada").await;
     assert!(page.text.contains("registration_closed"), "{}", page.text);
@@ -354,7 +411,7 @@ async fn github_signs_in() {
 
 #[tokio::test]
 async fn a_second_factor_is_asked_for_after_another_provider_too() {
-    let (world, _provider) = world_with("RS256", Plan::default()).await;
+    let (world, _provider) = world_with(Plan::default()).await;
     let start = format!("{}/api/auth/oauth/acme?return_to=/done", world.api);
     let mut browser = Browser::new();
     browser.sign_in_as(&start, "ada").await;

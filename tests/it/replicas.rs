@@ -164,3 +164,30 @@ async fn what_ends_at_one_ends_at_the_other_within_five_seconds() {
         world.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_before_a_start_is_known_from_the_first_answer_on() {
+    let postgres = Postgres::start().unwrap();
+    let url = postgres.database("fleet").unwrap();
+    let plan = Plan::default()
+        .with("DATABASE_URL", url)
+        .with("POOL_WARM", 0);
+    let mut world = plan.start().await.unwrap();
+    let ada = world.user("ada").await;
+    ada.post("/api/auth/logout", json!({})).await.ok();
+    world.kill().await;
+    // A database that takes its time with what ended.
+    let slow = "begin; lock table login_sessions in access exclusive mode; \
+        select pg_sleep(6); commit";
+    std::thread::scope(|threads| {
+        threads.spawn(|| postgres.query("fleet", slow).unwrap());
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                world.start_again().await;
+                assert_eq!(ada.get("/api/users/me").await.status, 401);
+            });
+        });
+    });
+    world.stop().await;
+}

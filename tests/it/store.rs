@@ -57,7 +57,7 @@ async fn user_in(store: &Store) -> UserId {
         at: NOW,
         verified: true,
     };
-    let event = |id| Event::new(NOW, Action::AccountRegistered).on(id);
+    let event = |_| Event::new(NOW, Action::AccountRegistered).on(user.id);
     assert_eq!(
         store.create_user(&user, event).await.unwrap(),
         Some(user.id)

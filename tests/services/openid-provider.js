@@ -1,11 +1,13 @@
 // An OpenID provider (certified: npm oidc-provider) with discovery, PKCE and the
 // given signing algorithm. Whoever signs in as NAME is NAME@example.com; verified
-// unless NAME begins with "unverified". Prints its address once it listens.
+// unless NAME begins with "unverified". It tells so in the ID token, or, as the
+// standard has it, where one asks it with the access token. Prints its address once
+// it listens.
 import { generateKeyPairSync } from 'node:crypto';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
 
-const [algorithm, callback] = process.argv.slice(2);
+const [algorithm, tells, callback] = process.argv.slice(2);
 const { privateKey } = algorithm === 'ES256'
   ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
   : generateKeyPairSync('rsa', { modulusLength: 2048 });
@@ -23,7 +25,7 @@ server.listen(0, '127.0.0.1', () => {
     }],
     jwks: { keys: [key] },
     pkce: { required: () => true },
-    conformIdTokenClaims: false,
+    conformIdTokenClaims: tells === 'where-asked',
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['given_name', 'family_name'] },
     features: { devInteractions: { enabled: true } },
     findAccount: (_, id) => ({

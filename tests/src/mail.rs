@@ -1,9 +1,23 @@
 //! What is in a mail.
 
-/// A mail as one reads it: quoted-printable lines joined and decoded.
+/// A mail as one reads it: what of it is quoted-printable is decoded.
 #[must_use]
 pub fn readable(raw: &[u8]) -> String {
-    let text = String::from_utf8_lossy(raw).replace("=\r\n", "");
+    let text = String::from_utf8_lossy(raw);
+    let mut parts = text.split("Content-Transfer-Encoding: ");
+    let mut readable = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.strip_prefix("quoted-printable") {
+            Some(part) => readable.push_str(&decoded(part)),
+            None => readable.push_str(part),
+        }
+    }
+    readable
+}
+
+/// Lines joined, and bytes that were written in hexadecimal.
+fn decoded(part: &str) -> String {
+    let text = part.replace("=\r\n", "");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

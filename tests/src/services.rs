@@ -55,6 +55,15 @@ async fn start(
     Ok((service, first.context("it said nothing")?, lines))
 }
 
+/// Where an OpenID provider tells of names and addresses.
+#[derive(Debug, Clone, Copy)]
+pub enum Tells {
+    /// In the ID token.
+    InTheToken,
+    /// At its UserInfo endpoint (OpenID Connect Core 1.0, section 5.4).
+    WhereAsked,
+}
+
 /// An OpenID provider.
 #[derive(Debug)]
 pub struct OpenIdProvider {
@@ -70,8 +79,12 @@ impl OpenIdProvider {
     ///
     /// # Errors
     /// Where Node or its packages are not installed.
-    pub async fn start(algorithm: &str, callback: &str) -> anyhow::Result<Self> {
-        let arguments = [algorithm, callback];
+    pub async fn start(algorithm: &str, tells: Tells, callback: &str) -> anyhow::Result<Self> {
+        let tells = match tells {
+            Tells::InTheToken => "in-the-token",
+            Tells::WhereAsked => "where-asked",
+        };
+        let arguments = [algorithm, tells, callback];
         let (service, issuer, lines) = start("openid-provider.js", &arguments).await?;
         Ok(Self {
             _service: service,

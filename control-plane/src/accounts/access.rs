@@ -49,16 +49,21 @@ pub(super) struct Access(RwLock<Known>);
 impl Access {
     /// Whether what this caller was given is still good.
     pub(super) fn is_good(&self, user: &CurrentUser) -> bool {
+        self.holds(user.id, user.credential, user.access_version)
+    }
+
+    /// Whether what this user was given under this version still holds.
+    pub(super) fn holds(&self, user: UserId, credential: Credential, version: i64) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let ended = match user.credential {
+        let ended = match credential {
             Credential::Login(login) => known.logins.contains_key(&login),
             Credential::Key(_) => false,
         };
-        let learned = known.users.get(&user.id).map(|(access, _)| access);
+        let learned = known.users.get(&user).map(|(access, _)| access);
         let former = learned
             .into_iter()
-            .chain(known.urgent.get(&user.id))
-            .any(|it| it.barred || it.version > user.access_version);
+            .chain(known.urgent.get(&user))
+            .any(|it| it.barred || it.version > version);
         !ended && !former
     }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use browserfleet_proto::ids::UserId;
 use futures_util::StreamExt;
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
@@ -35,6 +37,8 @@ const ERRANDS_MAX: usize = 1_000;
 const AT_ONCE: usize = 8;
 /// How long the mail server may take for one step.
 const SMTP_DEADLINE: Duration = Duration::from_secs(15);
+/// Longest line of a mail that is not encoded, in bytes (RFC 5322, section 2.1.1).
+const LINE_BYTES_MAX: usize = 998;
 /// Waits before a letter is tried again.
 const RETRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
@@ -67,6 +71,7 @@ pub(super) enum Errand {
         user: UserId,
         former: Email,
         email: Email,
+        event: Event,
     },
     Reset {
         email: Email,
@@ -125,7 +130,11 @@ impl Mailer {
             .from(self.from.clone())
             .to(to.as_str().parse().context("the address takes no mail")?)
             .subject(letter.subject)
-            .multipart(MultiPart::alternative_plain_html(letter.text, letter.html))?;
+            .multipart(
+                MultiPart::alternative()
+                    .singlepart(as_it_is(letter.text))
+                    .singlepart(SinglePart::html(letter.html)),
+            )?;
         match &self.transport {
             Transport::Smtp(smtp) => {
                 for wait in RETRIES {
@@ -143,7 +152,15 @@ impl Mailer {
                 let name = format!("{}-{:08x}.eml", clock::now().0, rand::random::<u32>());
                 let file = folder.join(name);
                 tokio::fs::create_dir_all(folder).await?;
-                tokio::fs::write(&file, message.formatted()).await?;
+                // What is in it opens an account.
+                let mut written = tokio::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&file)
+                    .await?;
+                written.write_all(&message.formatted()).await?;
+                written.flush().await?;
                 tracing::warn!(
                     file = %file.display(), subject = letter.subject,
                     "no mail server is configured (BROWSERFLEET_SMTP_URL); a mail was written to a file"
@@ -152,6 +169,23 @@ impl Mailer {
         }
         Ok(())
     }
+}
+
+/// Text that one can copy a link from, in the file of a mail too: encoded, a line
+/// of more than 76 characters would be broken.
+fn as_it_is(text: String) -> SinglePart {
+    let short = |line: &str| line.len() <= LINE_BYTES_MAX;
+    if !(text.is_ascii() && text.lines().all(short)) {
+        return SinglePart::plain(text);
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let body = Body::dangerous_pre_encoded(
+        lines.join("\r\n").into_bytes(),
+        ContentTransferEncoding::SevenBit,
+    );
+    SinglePart::builder()
+        .header(ContentType::TEXT_PLAIN)
+        .body(body)
 }
 
 fn smtp(url: &Url) -> anyhow::Result<AsyncSmtpTransport<Tokio1Executor>> {
@@ -233,8 +267,9 @@ impl Accounts {
                 user,
                 former,
                 email,
+                event,
             } => {
-                let token = self.token(Purpose::EmailChange, user, &email, None);
+                let token = self.token(Purpose::EmailChange, user, &email, Some(&event));
                 let Some(token) = token.await? else {
                     return Ok(());
                 };

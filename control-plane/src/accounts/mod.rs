@@ -199,6 +199,21 @@ impl Accounts {
         self.departures.subscribe()
     }
 
+    /// Learns what ended lately, before the first request is answered. Whoever was
+    /// barred is told of by [`Accounts::learn_endings`] nevertheless.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn recall_endings(&self) -> Result<(), Error> {
+        let now = clock::now();
+        let mut endings = self.store.endings(self.access.look_from(now)).await?;
+        for access in endings.users.drain(..) {
+            self.access.bar(access);
+        }
+        self.access.learn(endings, now, false);
+        Ok(())
+    }
+
     /// Learns what ended anywhere, and gives the users whose access changed since
     /// the last time.
     ///

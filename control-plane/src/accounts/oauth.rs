@@ -7,16 +7,17 @@ use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use browserfleet_proto::ids::{IdentityId, UserId};
+use browserfleet_proto::ids::{IdentityId, LoginId, UserId};
 use oauth2::basic::BasicClient;
 use oauth2::{
     AsyncHttpClient, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest,
     HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, TokenResponse, TokenUrl,
 };
 use openidconnect::core::{
-    CoreAuthenticationFlow, CoreClient, CoreIdToken, CoreJwsSigningAlgorithm, CoreProviderMetadata,
+    CoreAuthenticationFlow, CoreClient, CoreGenderClaim, CoreIdToken, CoreIdTokenClaims,
+    CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreUserInfoClaims,
 };
-use openidconnect::{IssuerUrl, Nonce, TokenResponse as _};
+use openidconnect::{IssuerUrl, Nonce, StandardClaims, TokenResponse as _};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -51,8 +52,32 @@ struct Attempt {
     verifier: String,
     return_to: String,
     /// Who wants the identity joined to their account.
-    link: Option<UserId>,
+    link: Option<Joiner>,
     expires_at: i64,
+}
+
+/// Somebody who wants an identity joined, and by which right: it is joined only
+/// while that lasts. An attempt lives no longer than an access token does, so what
+/// tells of those tells of it, too.
+#[derive(Serialize, Deserialize)]
+struct Joiner {
+    user: UserId,
+    login: LoginId,
+    access_version: i64,
+}
+
+impl Joiner {
+    /// Somebody who signed in; a key joins nothing.
+    fn of(caller: &CurrentUser) -> Option<Self> {
+        match caller.credential {
+            Credential::Login(login) => Some(Self {
+                user: caller.id,
+                login,
+                access_version: caller.access_version,
+            }),
+            Credential::Key(_) => None,
+        }
+    }
 }
 
 /// An attempt that has begun.
@@ -224,6 +249,44 @@ enum Fault {
     TooLarge,
 }
 
+/// Whether somebody was not let in who wanted to be. What is only half done, or
+/// was noted where it was decided, is none.
+fn is_a_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::AttemptInvalid
+            | Error::ProviderFailed
+            | Error::ProviderEmailUnverified
+            | Error::IdentityTaken
+            | Error::LinkNeeded
+            | Error::InvitationNeeded
+            | Error::RegistrationClosed
+            | Error::Unauthenticated
+    )
+}
+
+/// What an ID token tells of somebody.
+fn told_in(token: &CoreIdTokenClaims) -> StandardClaims<CoreGenderClaim> {
+    StandardClaims::new(token.subject().clone())
+        .set_email(token.email().cloned())
+        .set_email_verified(token.email_verified())
+        .set_given_name(token.given_name().cloned())
+        .set_family_name(token.family_name().cloned())
+}
+
+fn claimed_by(provider: &str, told: &StandardClaims<CoreGenderClaim>) -> Claimed {
+    let verified = told.email().filter(|_| told.email_verified() == Some(true));
+    let first_name = told.given_name().and_then(|it| it.get(None));
+    let last_name = told.family_name().and_then(|it| it.get(None));
+    Claimed {
+        provider: provider.to_owned(),
+        subject: told.subject().as_str().to_owned(),
+        verified_email: verified.and_then(|it| it.as_str().parse().ok()),
+        first_name: first_name.map(|it| it.as_str().to_owned()),
+        last_name: last_name.map(|it| it.as_str().to_owned()),
+    }
+}
+
 /// The whole reason is for the log: it is the provider's or the operator's fault.
 fn failed(error: impl std::error::Error) -> Error {
     let mut text = error.to_string();
@@ -305,7 +368,7 @@ impl Accounts {
             nonce: nonce.secret().clone(),
             verifier: verifier.secret().clone(),
             return_to,
-            link: link.map(|it| it.id),
+            link: link.and_then(Joiner::of),
             expires_at: clock::wall().plus(ATTEMPT_LIFE).0,
         };
         Ok(Begun {
@@ -315,8 +378,8 @@ impl Accounts {
         })
     }
 
-    /// Finishes what [`Accounts::begin_oauth`] began, by what the provider sent
-    /// the browser back with.
+    /// Finishes what [`Accounts::begin_oauth`] began, by what the provider sent the
+    /// browser back with; and notes where that is refused.
     ///
     /// # Errors
     /// [`Error::AttemptInvalid`], [`Error::ProviderFailed`],
@@ -324,6 +387,29 @@ impl Accounts {
     /// [`Error::ProviderEmailUnverified`], [`Error::SecondFactorNeeded`], or why
     /// no account is made.
     pub async fn finish_oauth(
+        &self,
+        provider: &str,
+        attempt: &str,
+        state: &str,
+        code: &str,
+        client: &Client,
+    ) -> Result<Finished, Failed> {
+        let finished = self
+            .finish_attempt(provider, attempt, state, code, client)
+            .await;
+        if let Err(Failed { error, .. }) = &finished
+            && is_a_refusal(error)
+        {
+            let why = format!("another provider: {}", error.code());
+            self.store
+                .audit(&client.did(Action::Login).refused(why))
+                .await?;
+        }
+        finished
+    }
+
+    /// What of it there is to note is noted by [`Accounts::finish_oauth`].
+    async fn finish_attempt(
         &self,
         provider: &str,
         attempt: &str,
@@ -347,8 +433,16 @@ impl Accounts {
                 self.ask_github(provider, site, api, &attempt, code).await?
             }
         };
-        if let Some(user) = attempt.link {
-            self.link(user, &claimed, client).await?;
+        if let Some(joiner) = attempt.link {
+            let credential = Credential::Login(joiner.login);
+            if !self
+                .access
+                .holds(joiner.user, credential, joiner.access_version)
+            {
+                return Err(Error::Unauthenticated.into());
+            }
+            self.link(joiner.user, Some(credential), &claimed, client)
+                .await?;
             return Ok(Finished {
                 return_to: attempt.return_to,
                 signed_in: None,
@@ -420,23 +514,22 @@ impl Accounts {
                 token.claims(&verifier, &nonce).map_err(failed)?.clone()
             }
         };
-        let verified_email = claims
-            .email()
-            .filter(|_| claims.email_verified() == Some(true))
-            .and_then(|it| it.as_str().parse().ok());
-        Ok(Claimed {
-            provider: settings.name.clone(),
-            subject: claims.subject().as_str().to_owned(),
-            verified_email,
-            first_name: claims
-                .given_name()
-                .and_then(|it| it.get(None))
-                .map(|it| it.as_str().to_owned()),
-            last_name: claims
-                .family_name()
-                .and_then(|it| it.get(None))
-                .map(|it| it.as_str().to_owned()),
-        })
+        let mut told = told_in(&claims);
+        // Many tell it only where they are asked with the access token (OpenID
+        // Connect Core 1.0, section 5.4).
+        if told.email().is_none()
+            && let Ok(question) = client.user_info(
+                answer.access_token().clone(),
+                Some(claims.subject().clone()),
+            )
+        {
+            let said: CoreUserInfoClaims = question
+                .request_async(&self.providers.http)
+                .await
+                .map_err(failed)?;
+            told = said.standard_claims().clone();
+        }
+        Ok(claimed_by(&settings.name, &told))
     }
 
     async fn ask_github(
@@ -479,13 +572,19 @@ impl Accounts {
         })
     }
 
-    async fn link(&self, user: UserId, claimed: &Claimed, client: &Client) -> Result<(), Error> {
+    async fn link(
+        &self,
+        user: UserId,
+        by: Option<Credential>,
+        claimed: &Claimed,
+        client: &Client,
+    ) -> Result<(), Error> {
         let known = self.store.user(user).await?.filter(User::may_sign_in);
         known.ok_or(Error::Unauthenticated)?;
         let event = client
             .did(Action::IdentityLinked)
             .on(user)
-            .by(user, None)
+            .by(user, by)
             .detail(&claimed.provider);
         if self.store.link_identity(user, claimed, &event).await? {
             Ok(())
@@ -526,7 +625,7 @@ impl Accounts {
         if let Some((user, _)) = self.store.credentials(email).await?
             && user.email_verified_at.is_some()
         {
-            self.link(user.id, claimed, client).await?;
+            self.link(user.id, None, claimed, client).await?;
             return Ok(user.id);
         }
         let now = clock::now();

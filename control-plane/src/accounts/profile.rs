@@ -43,17 +43,23 @@ impl Accounts {
                 let why = "is needed to change the e-mail address";
                 return Err(Error::invalid("current_password", why));
             };
-            self.prove_password(caller, password, client).await?;
+            self.prove_password(caller, password, Action::EmailChanged, client)
+                .await?;
         }
         let names = (first_name.as_deref(), last_name.as_deref());
         self.store
             .rename(caller.id, names.0, names.1, clock::now())
             .await?;
         if let Some(email) = new_email {
+            let event = client
+                .did(Action::EmailChangeRequested)
+                .on(user.id)
+                .by(user.id, Some(caller.credential));
             self.mailer.ask(Errand::ChangeEmail {
                 user: user.id,
                 former: user.email,
                 email,
+                event,
             });
         }
         self.user(caller.id).await
@@ -107,7 +113,8 @@ impl Accounts {
                 let why = "is needed to delete the account";
                 return Err(Error::invalid("current_password", why));
             };
-            self.prove_password(caller, password, client).await?;
+            self.prove_password(caller, password, Action::AccountDeleted, client)
+                .await?;
         }
         // The line that stays says who no more: not from where, not with what.
         let mut event = client.did(Action::AccountDeleted).on(user.id);

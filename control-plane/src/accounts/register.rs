@@ -23,6 +23,9 @@ const INVITATION_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Bytes of randomness in a password that we make.
 const GENERATED_PASSWORD_BYTES: usize = 18;
 
+/// Why none is made.
+const TAKEN: &str = "the address has an account";
+
 /// What a new account is made from.
 #[derive(Debug)]
 pub struct NewAccount {
@@ -60,7 +63,7 @@ impl Accounts {
                 .mail_token(hash, Purpose::Invitation, clock::now())
                 .await?;
             if invited.as_ref() != Some(&email) {
-                return Err(Error::MailTokenInvalid);
+                return Err(self.link_refused(Action::AccountRegistered, client).await?);
             }
         }
         let first_name = name_of("first_name", account.first_name)?;
@@ -87,9 +90,16 @@ impl Accounts {
         match invitation {
             Some(hash) => {
                 let made = self.store.create_invited_user(&user, &hash, event).await?;
-                made.map(|_| ()).ok_or(Error::MailTokenInvalid)
+                match made {
+                    Some(_) => Ok(()),
+                    None => Err(self.link_refused(Action::AccountRegistered, client).await?),
+                }
             }
             None => {
+                let event = |made: Option<UserId>| match made {
+                    Some(id) => event(id),
+                    None => client.did(Action::AccountRegistered).refused(TAKEN),
+                };
                 let made = self.store.create_user(&user, event).await?;
                 self.mailer.ask(match made {
                     Some(user) => Errand::Verify { user, email },
@@ -125,7 +135,10 @@ impl Accounts {
             client.did(action).on(user).by(user, None)
         };
         let verified = self.store.verify_address(&hash_of(token), event).await?;
-        verified.map(|_| ()).ok_or(Error::MailTokenInvalid)
+        match verified {
+            Some(_) => Ok(()),
+            None => Err(self.link_refused(Action::AccountVerified, client).await?),
+        }
     }
 
     /// Makes an account for somebody else. Gives the password that was made, if
@@ -157,9 +170,13 @@ impl Accounts {
             at: clock::now(),
             verified: true,
         };
-        let event = |id| {
-            let event = client.did(Action::AccountRegistered).on(id);
-            event.by(by.id, Some(by.credential)).detail(role.as_str())
+        let event = |made: Option<UserId>| {
+            let event = client.did(Action::AccountRegistered);
+            let event = event.by(by.id, Some(by.credential));
+            match made {
+                Some(id) => event.on(id).detail(role.as_str()),
+                None => event.refused(TAKEN),
+            }
         };
         let made = self.store.create_user(&user, event).await?;
         let id = made.ok_or(Error::EmailTaken)?;
@@ -245,8 +262,12 @@ impl Accounts {
                 .await?;
             return Ok(password);
         }
+        let another = |made: Option<UserId>| match made {
+            Some(id) => event(id),
+            None => Event::new(user.at, Action::AdministratorRescued).refused(TAKEN),
+        };
         let made = self.store.create_first_administrator(&user, event).await?
-            || self.store.create_user(&user, event).await?.is_some();
+            || self.store.create_user(&user, another).await?.is_some();
         if made {
             Ok(password)
         } else {

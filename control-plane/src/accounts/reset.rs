@@ -42,7 +42,9 @@ impl Accounts {
             .store
             .mail_token(&hash, Purpose::Reset, clock::now())
             .await?;
-        let email = found.ok_or(Error::MailTokenInvalid)?;
+        let Some(email) = found else {
+            return Err(self.link_refused(Action::PasswordReset, client).await?);
+        };
         // A password that is refused leaves the token as it was.
         let new = self
             .passwords
@@ -50,10 +52,24 @@ impl Accounts {
             .await?;
         let event = |user: UserId| client.did(Action::PasswordReset).on(user).by(user, None);
         let reset = self.store.reset_password(&hash, &new, event).await?;
-        let (_, ended) = reset.ok_or(Error::MailTokenInvalid)?;
+        let Some((_, ended)) = reset else {
+            return Err(self.link_refused(Action::PasswordReset, client).await?);
+        };
         self.logins_ended(ended);
         self.mailer.ask(Errand::PasswordChanged { email });
         Ok(())
+    }
+
+    /// Notes that a link was followed that does not count, and gives what is
+    /// answered. Nobody knows whose it was.
+    pub(super) async fn link_refused(
+        &self,
+        action: Action,
+        client: &Client,
+    ) -> Result<Error, Error> {
+        let event = client.did(action).refused("the link does not count");
+        self.store.audit(&event).await?;
+        Ok(Error::MailTokenInvalid)
     }
 
     /// Changes a password. All logins end, and the caller gets a new one.
@@ -68,7 +84,9 @@ impl Accounts {
         client: &Client,
     ) -> Result<SignedIn, Error> {
         let user = self.user(caller.id).await?;
-        let former = self.prove_password(caller, current, client).await?;
+        let former = self
+            .prove_password(caller, current, Action::PasswordChanged, client)
+            .await?;
         let theirs = [user.email.as_str()];
         let hash = self
             .passwords
@@ -91,11 +109,13 @@ impl Accounts {
         self.signed_in(user, &login, refresh_token)
     }
 
-    /// The caller shows that they know their password. Gives its stored hash.
+    /// The caller shows that they know their password, for what `action` names.
+    /// Gives its stored hash.
     pub(super) async fn prove_password(
         &self,
         caller: &CurrentUser,
         password: String,
+        action: Action,
         client: &Client,
     ) -> Result<String, Error> {
         self.throttle.proof(caller.id)?;
@@ -105,7 +125,7 @@ impl Accounts {
             Verified::Right { .. } => Ok(hash.unwrap_or_default()),
             Verified::Wrong => {
                 let event = client
-                    .did(Action::PasswordChanged)
+                    .did(action)
                     .on(caller.id)
                     .by(caller.id, Some(caller.credential));
                 let event = event.refused("wrong current password");

@@ -12,7 +12,7 @@ use totp_rs::{Builder, Secret, Totp};
 use super::secrets::hash_of;
 use super::{Accounts, Client, CurrentUser, SignedIn};
 use crate::clock;
-use crate::domain::audit::Action;
+use crate::domain::audit::{Action, Event};
 use crate::domain::time::Timestamp;
 use crate::domain::user::User;
 use crate::error::Error;
@@ -100,7 +100,8 @@ impl Accounts {
                 let why = "is needed to enrol a second factor";
                 return Err(Error::invalid("current_password", why));
             };
-            self.prove_password(caller, password, client).await?;
+            self.prove_password(caller, password, Action::SecondFactorEnabled, client)
+                .await?;
         }
         let secret: [u8; SECRET_BYTES] = rand::random();
         let sealed = self.seal.seal(SECRET, &URL_SAFE_NO_PAD.encode(secret))?;
@@ -170,11 +171,11 @@ impl Accounts {
                 "an administrator requires a second factor of you",
             ));
         }
-        self.show_second_factor(&user, code, client).await?;
         let event = client
             .did(Action::SecondFactorDisabled)
             .on(user.id)
             .by(user.id, Some(caller.credential));
+        self.show_second_factor(&user, code, &event).await?;
         self.store.remove_second_factor(user.id, &event).await?;
         Ok(())
     }
@@ -190,13 +191,13 @@ impl Accounts {
         client: &Client,
     ) -> Result<Vec<String>, Error> {
         let user = self.user(caller.id).await?;
-        self.show_second_factor(&user, code, client).await?;
-        let codes = recovery_codes();
-        let hashes: Vec<String> = codes.iter().map(|it| hash_of(&typed(it))).collect();
         let event = client
             .did(Action::RecoveryCodesMade)
             .on(user.id)
             .by(user.id, Some(caller.credential));
+        self.show_second_factor(&user, code, &event).await?;
+        let codes = recovery_codes();
+        let hashes: Vec<String> = codes.iter().map(|it| hash_of(&typed(it))).collect();
         self.store
             .replace_recovery_codes(user.id, &hashes, &event)
             .await?;
@@ -236,16 +237,18 @@ impl Accounts {
         if late || user.access_version != shown.access_version || !user.second_factor {
             return Err(Error::ChallengeInvalid);
         }
-        self.show_second_factor(&user, code, client).await?;
+        let event = client.did(Action::Login).on(user.id);
+        self.show_second_factor(&user, code, &event).await?;
         let how = format!("{} and second factor", shown.first);
         self.sign_in(user, &how, client).await
     }
 
+    /// Takes a code, for what `event` tells of.
     async fn show_second_factor(
         &self,
         user: &User,
         code: &str,
-        client: &Client,
+        event: &Event,
     ) -> Result<(), Error> {
         self.throttle.proof(user.id)?;
         let factor = self.store.second_factor(user.id).await?;
@@ -255,20 +258,17 @@ impl Accounts {
         let taken = match self.step_of(&factor, code)? {
             Some(step) => self.store.take_step(user.id, step).await?,
             None => {
-                let event = client.did(Action::RecoveryCodeUsed).on(user.id);
-                let event = event.by(user.id, None);
+                let mut used = event.clone().by(user.id, event.credential);
+                used.action = Action::RecoveryCodeUsed;
                 let hash = hash_of(&typed(code));
-                self.store
-                    .take_recovery_code(user.id, &hash, &event)
-                    .await?
+                self.store.take_recovery_code(user.id, &hash, &used).await?
             }
         };
         if taken {
             return Ok(());
         }
-        let event = client.did(Action::Login).on(user.id);
-        let event = event.refused("wrong code of the second factor");
-        self.store.audit(&event).await?;
+        let refused = event.clone().refused("wrong code of the second factor");
+        self.store.audit(&refused).await?;
         Err(Error::CodeWrong)
     }
 

@@ -32,6 +32,8 @@ actions! {
     AccountRegistered = "account.registered",
     /// Its address was proven.
     AccountVerified = "account.verified",
+    /// Its owner wants another address, which is to be proven.
+    EmailChangeRequested = "account.email_change_requested",
     /// Its address was changed.
     EmailChanged = "account.email_changed",
     /// Its owner left.

@@ -2,7 +2,7 @@
 
 use browserfleet_proto::ids::{ApiKeyId, LoginId, UserId};
 
-use super::{Error, Store, Transaction, audit, column, logins, parsed};
+use super::{Error, Store, Transaction, audit, column, logins, mail_tokens, parsed};
 use crate::domain::audit::Event;
 use crate::domain::time::Timestamp;
 use crate::domain::user::{Quotas, Role};
@@ -157,6 +157,7 @@ impl Store {
             });
         }
         if matches!(change, Change::Disable) {
+            mail_tokens::take_back(&mut transaction, user).await?;
             logins::end_all(&mut transaction, user, None, "user_disabled", event.at).await?;
         }
         audit::write(&mut transaction, event).await?;

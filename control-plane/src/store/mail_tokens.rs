@@ -158,10 +158,7 @@ impl Store {
                 return Ok(None);
             }
             // What was sent to the former address is of no use any more.
-            sqlx::query("delete from mail_tokens where user_id = $1")
-                .bind(user.to_string())
-                .execute(&mut *transaction)
-                .await?;
+            take_back(&mut transaction, user).await?;
             audit::write(&mut transaction, &event(purpose, user)).await?;
             transaction.commit().await?;
             return Ok(Some(user));
@@ -201,6 +198,7 @@ impl Store {
         if set.rows_affected() == 0 {
             return Ok(None);
         }
+        take_back(&mut transaction, user).await?;
         let ended = logins::end_all(&mut transaction, user, None, "password_reset", now).await?;
         audit::write(&mut transaction, &event(user)).await?;
         transaction.commit().await?;
@@ -218,6 +216,19 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// Nothing that was sent for this account counts any more. Goes with whatever ends
+/// all of its logins: whoever had one of those may have had it sent.
+pub(super) async fn take_back(
+    transaction: &mut Transaction<'_>,
+    user: UserId,
+) -> Result<(), Error> {
+    sqlx::query("delete from mail_tokens where user_id = $1")
+        .bind(user.to_string())
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
 }
 
 /// Uses a token up.

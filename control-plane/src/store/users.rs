@@ -57,21 +57,19 @@ const COLUMNS: &str = "id, email, password_hash, first_name, last_name, role, us
 impl Store {
     /// Makes a user. An account whose address nobody has proven is taken over:
     /// whoever reads the address's mail decides whose it is. Gives its id;
-    /// `None`: the address has an account.
+    /// `None`: the address has an account, which is noted too, and takes as long.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn create_user(
         &self,
         user: &NewUser,
-        event: impl FnOnce(UserId) -> Event,
+        event: impl FnOnce(Option<UserId>) -> Event,
     ) -> Result<Option<UserId>, Error> {
         let mut transaction = self.write.begin().await?;
         let made = insert(&mut transaction, user).await?;
-        if let Some(id) = made {
-            audit::write(&mut transaction, &event(id)).await?;
-            transaction.commit().await?;
-        }
+        audit::write(&mut transaction, &event(made)).await?;
+        transaction.commit().await?;
         Ok(made)
     }
 
@@ -272,6 +270,7 @@ impl Store {
         if changed.rows_affected() == 0 {
             return Ok(None);
         }
+        mail_tokens::take_back(&mut transaction, login.user).await?;
         let reason = "password_changed";
         let ended = logins::end_all(&mut transaction, login.user, None, reason, event.at).await?;
         logins::insert(&mut transaction, login, refresh_hash).await?;
@@ -307,6 +306,7 @@ impl Store {
                 .execute(&mut *transaction)
                 .await?;
         }
+        mail_tokens::take_back(&mut transaction, id).await?;
         logins::end_all(&mut transaction, id, None, "rescued", event.at).await?;
         audit::write(&mut transaction, event).await?;
         transaction.commit().await?;
@@ -440,7 +440,12 @@ async fn insert(
     .bind(user.verified.then_some(user.at.0))
     .fetch_optional(&mut **transaction)
     .await?;
-    row.map(|row| parsed(&row, "id")).transpose()
+    let made: Option<UserId> = row.map(|row| parsed(&row, "id")).transpose()?;
+    if let Some(taken_over) = made.filter(|it| *it != user.id) {
+        // What was sent for the registration before confirms no other one.
+        mail_tokens::take_back(transaction, taken_over).await?;
+    }
+    Ok(made)
 }
 
 fn user_of(row: &AnyRow) -> Result<User, Error> {
