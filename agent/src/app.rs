@@ -24,7 +24,8 @@ use crate::config::Config;
 use crate::fence::{self, Standing};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
-use crate::link::identity::{Keeper, Refused};
+use crate::link::identity::Identity;
+use crate::link::keeper::{Keeper, Refused};
 use crate::link::outbox::Outbox;
 use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
@@ -89,13 +90,11 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
         .with_context(|| format!("could not make {}", config.data_dir.display()))?;
     let dialer = Dialer::new(&config.control_plane, &config.ca_file)?;
     let keeper = Keeper::new(dialer.clone(), &config.data_dir)?;
-    let token = read_token().await?;
     let identity = tokio::select! {
-        identity = keeper.join(&token) => identity?,
+        identity = identify(&keeper) => identity?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    tracing::info!(instance.id = identity.instance, "joined");
 
     let outbox = Arc::new(Outbox::default());
     let (may_be_lost, lossy) = mpsc::channel(MAY_BE_LOST_MAX);
@@ -151,6 +150,22 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
             config.dead_man.as_secs()
         ),
     }
+}
+
+/// Goes on as who an earlier process was, or joins.
+async fn identify(keeper: &Keeper) -> anyhow::Result<Identity> {
+    if let Some(identity) = keeper.earlier()? {
+        tracing::info!(
+            instance.id = identity.instance,
+            "goes on with the certificate of an earlier process"
+        );
+        return Ok(identity);
+    }
+    let latest = Instant::now() + ladder::JOIN_TOKEN;
+    let token = read_token().await?;
+    let identity = keeper.join(&token, latest).await?;
+    tracing::info!(instance.id = identity.instance, "joined");
+    Ok(identity)
 }
 
 /// The token comes as the first line of standard input: not by an argument or an

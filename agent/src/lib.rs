@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod browser;
+mod clock;
 pub mod config;
 mod fence;
 mod host;

@@ -8,8 +8,10 @@ pub mod backoff;
 pub mod connect;
 pub mod deliver;
 pub mod identity;
+pub mod keeper;
 pub mod outbox;
 mod pump;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;

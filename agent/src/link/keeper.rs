@@ -1,0 +1,171 @@
+//! Gets the identity and keeps it: joins with a one-time token, goes on with what an
+//! earlier process left, and renews before the certificate ends.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use browserfleet_proto::agent::v1::enrolment_service_client::EnrolmentServiceClient;
+use browserfleet_proto::agent::v1::{Certificate, JoinRequest, RenewRequest};
+use rcgen::{CertificateParams, KeyPair};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::backoff::Backoff;
+use super::connect::Dialer;
+use super::identity::{Earlier, Identity};
+use super::stored::Stored;
+
+/// How long the control plane may take to answer a signing request.
+const SIGN_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The control plane will not have this agent.
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane refused this agent: {0}")]
+pub struct Refused(pub String);
+
+/// Keeps the identity.
+#[derive(Debug)]
+pub struct Keeper {
+    dialer: Dialer,
+    stored: Stored,
+}
+
+impl Keeper {
+    /// Keeps the identity in `folder`.
+    ///
+    /// # Errors
+    /// Where others could read a key that is there.
+    pub fn new(dialer: Dialer, folder: &Path) -> anyhow::Result<Self> {
+        let stored = Stored::open(folder)?;
+        Ok(Self { dialer, stored })
+    }
+
+    /// The identity of an earlier process, if it is still good. One that is over is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// Where the files cannot be read.
+    pub fn earlier(&self) -> anyhow::Result<Option<Identity>> {
+        match self.stored.identity()? {
+            Some(Earlier::Usable(identity)) => Ok(Some(identity)),
+            Some(Earlier::Over { instance }) => {
+                tracing::warn!(instance.id = instance, "the certificate has ended");
+                self.stored.forget()?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Joins with the one-time token, at the latest until then. A control plane that
+    /// is not there yet is waited for; a refusal is final.
+    ///
+    /// # Errors
+    /// [`Refused`], or that nobody answered in time.
+    pub async fn join(&self, token: &str, latest: Instant) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut backoff = Backoff::default();
+        loop {
+            let reason = match self.try_join(token, &key).await? {
+                Ok(certificate) => return self.keep(&key, &certificate),
+                Err(reason) => reason,
+            };
+            let wait = backoff.after(Duration::ZERO, rand::random(), None);
+            if Instant::now() + wait > latest {
+                bail!("could not join while the token lived: {reason}");
+            }
+            tracing::warn!(reason, wait_ms = wait.as_millis(), "could not join yet");
+            sleep(wait).await;
+        }
+    }
+
+    async fn try_join(&self, token: &str, key: &KeyPair) -> anyhow::Result<Tried> {
+        let request = JoinRequest {
+            token: token.to_owned(),
+            signing_request: signing_request(key)?.into(),
+            machine: String::new(),
+        };
+        let join = async |channel| EnrolmentServiceClient::new(channel).join(request).await;
+        ask(self.dialer.dial_to_join().await, join).await
+    }
+
+    /// Renews the certificate whenever it is due, and tells the link.
+    ///
+    /// # Errors
+    /// [`Refused`], or that the certificate ended before anybody renewed it.
+    pub async fn keep_renewed(&self, current: watch::Sender<Identity>) -> anyhow::Result<()> {
+        loop {
+            let due = current.borrow().renew_at;
+            sleep_until(due).await;
+            let next = self.renew(&current.borrow().clone()).await?;
+            tracing::info!("certificate renewed");
+            current.send_replace(next);
+        }
+    }
+
+    async fn renew(&self, current: &Identity) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut backoff = Backoff::default();
+        loop {
+            let reason = match self.try_renew(current, &key).await? {
+                Ok(certificate) => return self.keep(&key, &certificate),
+                Err(reason) => reason,
+            };
+            let wait = backoff.after(Duration::ZERO, rand::random(), None);
+            if Instant::now() + wait > current.ends_at {
+                bail!("the certificate ended before it could be renewed: {reason}");
+            }
+            tracing::warn!(
+                reason,
+                wait_ms = wait.as_millis(),
+                "could not renew the certificate yet"
+            );
+            sleep(wait).await;
+        }
+    }
+
+    async fn try_renew(&self, current: &Identity, key: &KeyPair) -> anyhow::Result<Tried> {
+        let request = RenewRequest {
+            signing_request: signing_request(key)?.into(),
+        };
+        let renew = async |channel| EnrolmentServiceClient::new(channel).renew(request).await;
+        ask(self.dialer.dial(current).await, renew).await
+    }
+
+    fn keep(&self, key: &KeyPair, reply: &Certificate) -> anyhow::Result<Identity> {
+        let valid_for = Duration::from_millis(reply.valid_for_ms);
+        let identity = Identity::fresh(key, &reply.certificate, &reply.instance_id, valid_for);
+        self.stored.keep(&identity)?;
+        Ok(identity)
+    }
+}
+
+/// A certificate, or why there is none this time.
+type Tried = Result<Certificate, String>;
+
+/// Asks for a certificate once, over a connection if there is one.
+async fn ask(
+    dialed: Result<Channel, String>,
+    question: impl AsyncFnOnce(Channel) -> Result<Response<Certificate>, Status>,
+) -> anyhow::Result<Tried> {
+    let channel = match dialed {
+        Ok(channel) => channel,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    match timeout(SIGN_DEADLINE, question(channel)).await {
+        Ok(Ok(reply)) => Ok(Ok(reply.into_inner())),
+        Ok(Err(status)) if status.code() == Code::PermissionDenied => {
+            Err(Refused(status.message().to_owned()).into())
+        }
+        Ok(Err(status)) => Ok(Err(status.to_string())),
+        Err(_) => Ok(Err("no answer in time".into())),
+    }
+}
+
+fn signing_request(key: &KeyPair) -> anyhow::Result<Vec<u8>> {
+    let request = CertificateParams::default().serialize_request(key)?;
+    Ok(request.der().to_vec())
+}
