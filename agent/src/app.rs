@@ -27,6 +27,7 @@ use crate::link::deliver::Deliverer;
 use crate::link::identity::Identity;
 use crate::link::keeper::{Keeper, Refused};
 use crate::link::outbox::Outbox;
+use crate::link::stored::Stored;
 use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
 use crate::tasks;
@@ -88,8 +89,10 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
         .mode(0o700)
         .create(&config.data_dir)
         .with_context(|| format!("could not make {}", config.data_dir.display()))?;
-    let dialer = Dialer::new(&config.control_plane, &config.ca_file)?;
-    let keeper = Keeper::new(dialer.clone(), &config.data_dir)?;
+    let stored = Stored::open(&config.data_dir)?;
+    let authorities = stored.authorities(&config.ca_file)?;
+    let dialer = Dialer::new(&config.control_plane, authorities);
+    let keeper = Keeper::new(dialer.clone(), stored);
     let identity = tokio::select! {
         identity = identify(&keeper) => identity?,
         _ = terminate.recv() => return Ok(()),

@@ -1,7 +1,6 @@
 //! Gets the identity and keeps it: joins with a one-time token, goes on with what an
 //! earlier process left, and renews before the certificate ends.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -13,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::authorities::Authorities;
 use super::backoff::Backoff;
 use super::connect::Dialer;
 use super::identity::{Earlier, Identity};
@@ -34,13 +34,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the identity in `folder`.
-    ///
-    /// # Errors
-    /// Where others could read a key that is there.
-    pub fn new(dialer: Dialer, folder: &Path) -> anyhow::Result<Self> {
-        let stored = Stored::open(folder)?;
-        Ok(Self { dialer, stored })
+    /// Asks over this dialer, and keeps what it is given there.
+    #[must_use]
+    pub fn new(dialer: Dialer, stored: Stored) -> Self {
+        Self { dialer, stored }
     }
 
     /// The identity of an earlier process, if it is still good. One that is over is
@@ -136,10 +133,27 @@ impl Keeper {
     }
 
     fn keep(&self, key: &KeyPair, reply: &Certificate) -> anyhow::Result<Identity> {
+        if !reply.authorities.is_empty() {
+            self.trust(reply);
+        }
         let valid_for = Duration::from_millis(reply.valid_for_ms);
         let identity = Identity::fresh(key, &reply.certificate, &reply.instance_id, valid_for);
         self.stored.keep(&identity)?;
         Ok(identity)
+    }
+
+    /// Takes the authorities that came with a certificate. Where that fails the
+    /// former stay: the certificate is good in any case.
+    fn trust(&self, reply: &Certificate) {
+        let told = Authorities::from_der(&reply.authorities)
+            .and_then(|told| self.stored.keep_authorities(&told).map(|()| told));
+        match told {
+            Ok(told) => self.dialer.trust(&told),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "could not take the control plane's authorities; the former are trusted on"
+            ),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Sessions do not notice: what they have to say is kept in the [`Outbox`] until
 //! it is durable at the other end.
 
+pub mod authorities;
 pub mod backoff;
 pub mod connect;
 pub mod deliver;
@@ -11,7 +12,7 @@ pub mod identity;
 pub mod keeper;
 pub mod outbox;
 mod pump;
-mod stored;
+pub mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;

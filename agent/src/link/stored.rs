@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use super::authorities::Authorities;
 use super::identity::{Earlier, Identity};
 use crate::clock;
 
@@ -18,6 +19,7 @@ const PRIVATE: u32 = 0o600;
 #[derive(Debug)]
 pub struct Stored {
     identity: PathBuf,
+    authorities: PathBuf,
 }
 
 impl Stored {
@@ -36,7 +38,43 @@ impl Stored {
                 identity.display()
             );
         }
-        Ok(Self { identity })
+        Ok(Self {
+            identity,
+            authorities: folder.join("authorities.pem"),
+        })
+    }
+
+    /// Whom to take for the control plane: the authorities of `ca_file`, and those
+    /// that it named itself in an earlier process. Damaged ones of these are left
+    /// out, and the log says so.
+    ///
+    /// # Errors
+    /// Where `ca_file` has none.
+    pub fn authorities(&self, ca_file: &Path) -> anyhow::Result<Authorities> {
+        let given = fs::read_to_string(ca_file)
+            .with_context(|| format!("could not read {}", ca_file.display()))?;
+        let told = read(&self.authorities)?.filter(|text| {
+            let read = Authorities::read([text.as_str()]);
+            if let Err(error) = &read {
+                let file = self.authorities.display();
+                tracing::warn!(%file, %error, "the authorities that were told are damaged");
+            }
+            read.is_ok()
+        });
+        Authorities::read(
+            [Some(given.as_str()), told.as_deref()]
+                .into_iter()
+                .flatten(),
+        )
+        .with_context(|| format!("no authority in {}", ca_file.display()))
+    }
+
+    /// Keeps the authorities that the control plane named.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn keep_authorities(&self, told: &Authorities) -> anyhow::Result<()> {
+        replace(&self.authorities, &told.pem())
     }
 
     /// The identity that an earlier process left. A damaged one counts as none, and
@@ -156,6 +194,27 @@ mod tests {
         fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
         let refused = Stored::open(folder.path()).expect_err("others can read it");
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    }
+
+    #[test]
+    fn authorities_that_were_told_are_trusted_beside_those_that_were_given() {
+        let folder = TempDir::new().unwrap();
+        let stored = Stored::open(folder.path()).unwrap();
+        let authority = || pem::parse(identity().certificate).unwrap().into_contents();
+        let (given, told) = (authority(), authority());
+        let (given, told) = (
+            Authorities::from_der(&[given]).unwrap(),
+            Authorities::from_der(&[told]).unwrap(),
+        );
+        let ca_file = folder.path().join("ca.pem");
+        fs::write(&ca_file, given.pem()).unwrap();
+
+        assert_eq!(stored.authorities(&ca_file).unwrap().pem(), given.pem());
+        stored.keep_authorities(&told).unwrap();
+        let both = format!("{}{}", given.pem(), told.pem());
+        assert_eq!(stored.authorities(&ca_file).unwrap().pem(), both);
+        replace(&folder.path().join("authorities.pem"), "half").unwrap();
+        assert_eq!(stored.authorities(&ca_file).unwrap().pem(), given.pem());
     }
 
     #[test]
