@@ -54,6 +54,7 @@ pub async fn run(config: Config) -> ExitCode {
         executable: config.browser_executable.clone(),
         folder: config.data_dir.join("browsers"),
         spares: usize::try_from(config.spares).unwrap_or(0),
+        user: None,
     };
     let launcher = match ChromeLauncher::start(settings) {
         Ok(launcher) => Arc::new(launcher),

@@ -1,6 +1,7 @@
 //! Starts Chromes, and keeps some launched ahead: a session that finds one there
 //! saves the launch.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::chrome::Chrome;
 use super::executable::Executable;
 use super::process::sweep;
 use super::running::Running;
+use super::user::User;
 use super::{Browser, Launcher};
 use crate::tasks;
 
@@ -40,6 +42,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// How many are launched ahead.
     pub spares: usize,
+    /// `None`: they run as the agent's own user.
+    pub user: Option<User>,
 }
 
 /// Launches Chrome.
@@ -67,7 +71,7 @@ impl ChromeLauncher {
     /// Sweeps what earlier lives left behind and starts to launch spares.
     ///
     /// # Errors
-    /// Where the folder cannot be made.
+    /// Where the folder cannot be made, or its browsers could not get there.
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         // So that what a killed browser leaves behind can be reaped here.
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -75,10 +79,12 @@ impl ChromeLauncher {
         if swept > 0 {
             tracing::info!(folders = swept, "removed what an earlier run left behind");
         }
-        if nix::unistd::geteuid().is_root() {
-            tracing::warn!(
-                "running as root: Chrome runs WITHOUT its sandbox; run the agent as a user of its own"
-            );
+        match &settings.user {
+            Some(user) => open_the_way(user, &settings.folder)?,
+            None if nix::unistd::geteuid().is_root() => tracing::warn!(
+                "running as root: Chrome runs WITHOUT its sandbox; run the agent as a user of its own, or set BROWSERFLEET_BROWSER_USER"
+            ),
+            None => {}
         }
         let pool = Arc::new(Pool {
             settings,
@@ -117,6 +123,20 @@ impl ChromeLauncher {
     }
 }
 
+/// The folder is the agent's; others may pass through to what is theirs, and not look
+/// around.
+fn open_the_way(user: &User, folder: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o711))?;
+    match user.kept_out_of(folder) {
+        None => Ok(()),
+        Some(closed) => Err(std::io::Error::other(format!(
+            "{} cannot enter {closed}; run: chmod o+x {closed}",
+            user.name,
+            closed = closed.display(),
+        ))),
+    }
+}
+
 impl Launcher for ChromeLauncher {
     fn launch<'a>(
         &'a self,
@@ -134,10 +154,7 @@ impl Launcher for ChromeLauncher {
                     other => return other.map(|it| Box::new(it) as Box<dyn Browser>),
                 }
             }
-            let Settings {
-                executable, folder, ..
-            } = &self.pool.settings;
-            let running = start(options.browser, executable.as_deref(), folder, deadline).await?;
+            let running = Running::start(options.browser, &self.pool.settings, deadline).await?;
             let chrome = Chrome::new(running, options, deadline).await?;
             Ok(Box::new(chrome) as Box<dyn Browser>)
         }
@@ -155,15 +172,6 @@ impl Launcher for ChromeLauncher {
     fn spares(&self) -> usize {
         self.pool.spares().ready.len()
     }
-}
-
-async fn start(
-    kind: BrowserKind,
-    executable: Option<&Path>,
-    folder: &Path,
-    deadline: Instant,
-) -> Result<Running, Rejection> {
-    Running::start(kind, executable, folder, deadline).await
 }
 
 impl Pool {
@@ -198,11 +206,8 @@ impl Pool {
                 self.changed.notified().await;
                 continue;
             };
-            let Settings {
-                executable, folder, ..
-            } = &self.settings;
             let deadline = Instant::now() + LAUNCH_TIMEOUT;
-            match start(kind, executable.as_deref(), folder, deadline).await {
+            match Running::start(kind, &self.settings, deadline).await {
                 Ok(running) => self.spares().ready.push(running),
                 Err(rejection) => {
                     tracing::warn!(

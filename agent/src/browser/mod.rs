@@ -13,6 +13,7 @@ mod running;
 pub mod scripted;
 mod setup;
 mod tabs;
+pub mod user;
 
 use std::fmt;
 
