@@ -647,3 +647,34 @@ async fn a_folder_that_the_browsers_user_cannot_enter_is_named_at_the_start() {
         "{refused}"
     );
 }
+
+/// Full Chromium starts helpers that leave its group.
+#[tokio::test]
+async fn no_helper_of_a_browser_stays_in_the_kernels_table() {
+    let own = std::process::id().to_string();
+    let children = || {
+        let of = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let (name, rest) = stat.rsplit_once(") ")?;
+            let crashpad = name.contains("crashpad") && rest.split(' ').nth(1) == Some(&own);
+            crashpad.then(|| rest.to_owned())
+        };
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+    };
+    let stage = Stage::new();
+    let full = SessionOptions {
+        browser: BrowserKind::Full,
+        ..options()
+    };
+    let browser = stage.browser(full).await;
+    browser.close().await;
+    let latest = Instant::now() + Duration::from_secs(5);
+    while !children().is_empty() {
+        assert!(Instant::now() < latest, "{:?}", children());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

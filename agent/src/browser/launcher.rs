@@ -9,7 +9,7 @@ use std::time::Duration;
 use browserfleet_proto::action::{BrowserKind, Code, Rejection, SessionOptions};
 use browserfleet_proto::limits::LAUNCH_TIMEOUT;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -17,9 +17,10 @@ use tokio::time::{Instant, timeout};
 use super::chrome::Chrome;
 use super::executable::Executable;
 use super::process::sweep;
+use super::residue::Realm;
 use super::running::Running;
 use super::user::User;
-use super::{Browser, Launcher};
+use super::{Browser, Launcher, strays};
 use crate::tasks;
 
 /// Pause after a spare that could not be launched.
@@ -50,11 +51,14 @@ pub struct Settings {
 pub struct ChromeLauncher {
     pool: Arc<Pool>,
     refill: Mutex<Option<JoinHandle<Option<()>>>>,
+    strays: JoinHandle<Option<()>>,
 }
 
 struct Pool {
     settings: Settings,
     spares: Mutex<Spares>,
+    /// Held while one is launched, and while none may be.
+    launching: tokio::sync::Mutex<()>,
     /// One was taken, or no more are wanted.
     changed: Notify,
 }
@@ -93,12 +97,14 @@ impl ChromeLauncher {
                 kind: BrowserKind::Shell,
                 closed: false,
             }),
+            launching: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         });
         let refill = tasks::spawn("spare browsers", Arc::clone(&pool).keep_filled());
         Ok(Self {
             pool,
             refill: Mutex::new(Some(refill)),
+            strays: tasks::spawn("strays", strays::collect()),
         })
     }
 
@@ -120,6 +126,7 @@ impl ChromeLauncher {
         for spare in ready {
             spare.process.end().await;
         }
+        self.strays.abort();
     }
 }
 
@@ -172,6 +179,10 @@ impl Launcher for ChromeLauncher {
     fn spares(&self) -> usize {
         self.pool.spares().ready.len()
     }
+
+    fn recycle(&self) -> BoxFuture<'_, Vec<String>> {
+        self.pool.recycle().boxed()
+    }
 }
 
 impl Pool {
@@ -202,13 +213,9 @@ impl Pool {
 
     async fn keep_filled(self: Arc<Self>) {
         while !self.spares().closed {
-            let Some(kind) = self.missing() else {
-                self.changed.notified().await;
-                continue;
-            };
-            let deadline = Instant::now() + LAUNCH_TIMEOUT;
-            match Running::start(kind, &self.settings, deadline).await {
-                Ok(running) => self.spares().ready.push(running),
+            match self.launch_missing().await {
+                Ok(true) => {}
+                Ok(false) => self.changed.notified().await,
                 Err(rejection) => {
                     tracing::warn!(
                         reason = rejection.message,
@@ -219,6 +226,32 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// `false`: none is missing.
+    async fn launch_missing(&self) -> Result<bool, Rejection> {
+        let _launching = self.launching.lock().await;
+        let Some(kind) = self.missing() else {
+            return Ok(false);
+        };
+        let deadline = Instant::now() + LAUNCH_TIMEOUT;
+        let running = Running::start(kind, &self.settings, deadline).await?;
+        self.spares().ready.push(running);
+        Ok(true)
+    }
+
+    async fn recycle(&self) -> Vec<String> {
+        let launching = self.launching.lock().await;
+        let ready = std::mem::take(&mut self.spares().ready);
+        join_all(ready.into_iter().map(|it| it.process.end())).await;
+        let realm = Realm {
+            folder: self.settings.folder.clone(),
+            user: self.settings.user.clone(),
+        };
+        let left = realm.clear().await;
+        drop(launching);
+        self.changed.notify_one();
+        left
     }
 
     async fn closed(&self) {
