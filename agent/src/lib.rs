@@ -8,6 +8,8 @@ pub mod app;
 pub mod browser;
 mod clock;
 pub mod config;
+mod dead_man;
+mod end;
 mod fence;
 mod host;
 mod link;

@@ -1,3 +1,4 @@
 //! The machine that the agent runs on.
 
 pub mod load;
+pub mod power;

@@ -1,9 +1,10 @@
 //! Gets the identity and keeps it: joins with a one-time token, goes on with what an
 //! earlier process left, and renews before the certificate ends.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::Context;
 use browserfleet_proto::agent::v1::enrolment_service_client::EnrolmentServiceClient;
 use browserfleet_proto::agent::v1::{Certificate, JoinRequest, RenewRequest};
 use rcgen::{CertificateParams, KeyPair};
@@ -21,10 +22,19 @@ use super::stored::Stored;
 /// How long the control plane may take to answer a signing request.
 const SIGN_DEADLINE: Duration = Duration::from_secs(15);
 
-/// The control plane will not have this agent.
+/// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
-#[error("the control plane refused this agent: {0}")]
-pub struct Refused(pub String);
+pub enum Error {
+    /// The control plane will not have this agent.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody gave one while there was time.
+    #[error("{0}")]
+    Late(String),
+    /// Something failed here.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
 
 /// Keeps the identity.
 #[derive(Debug)]
@@ -61,9 +71,9 @@ impl Keeper {
     /// is not there yet is waited for; a refusal is final.
     ///
     /// # Errors
-    /// [`Refused`], or that nobody answered in time.
-    pub async fn join(&self, token: &str, latest: Instant) -> anyhow::Result<Identity> {
-        let key = KeyPair::generate()?;
+    /// Where it is refused, or nobody answers in time.
+    pub async fn join(&self, token: &str, latest: Instant) -> Result<Identity, Error> {
+        let key = new_key()?;
         let mut backoff = Backoff::default();
         loop {
             let reason = match self.try_join(token, &key).await? {
@@ -72,14 +82,14 @@ impl Keeper {
             };
             let wait = backoff.after(Duration::ZERO, rand::random(), None);
             if Instant::now() + wait > latest {
-                bail!("could not join while the token lived: {reason}");
+                return Err(Error::Late(format!("could not join in time: {reason}")));
             }
             tracing::warn!(reason, wait_ms = wait.as_millis(), "could not join yet");
             sleep(wait).await;
         }
     }
 
-    async fn try_join(&self, token: &str, key: &KeyPair) -> anyhow::Result<Tried> {
+    async fn try_join(&self, token: &str, key: &KeyPair) -> Result<Tried, Error> {
         let request = JoinRequest {
             token: token.to_owned(),
             signing_request: signing_request(key)?.into(),
@@ -92,8 +102,11 @@ impl Keeper {
     /// Renews the certificate whenever it is due, and tells the link.
     ///
     /// # Errors
-    /// [`Refused`], or that the certificate ended before anybody renewed it.
-    pub async fn keep_renewed(&self, current: watch::Sender<Identity>) -> anyhow::Result<()> {
+    /// Where it is refused, or the certificate ends before anybody renews it.
+    pub async fn keep_renewed(
+        &self,
+        current: watch::Sender<Identity>,
+    ) -> Result<Infallible, Error> {
         loop {
             let due = current.borrow().renew_at;
             sleep_until(due).await;
@@ -103,8 +116,8 @@ impl Keeper {
         }
     }
 
-    async fn renew(&self, current: &Identity) -> anyhow::Result<Identity> {
-        let key = KeyPair::generate()?;
+    async fn renew(&self, current: &Identity) -> Result<Identity, Error> {
+        let key = new_key()?;
         let mut backoff = Backoff::default();
         loop {
             let reason = match self.try_renew(current, &key).await? {
@@ -113,7 +126,9 @@ impl Keeper {
             };
             let wait = backoff.after(Duration::ZERO, rand::random(), None);
             if Instant::now() + wait > current.ends_at {
-                bail!("the certificate ended before it could be renewed: {reason}");
+                return Err(Error::Late(format!(
+                    "the certificate ended before it could be renewed: {reason}"
+                )));
             }
             tracing::warn!(
                 reason,
@@ -124,7 +139,7 @@ impl Keeper {
         }
     }
 
-    async fn try_renew(&self, current: &Identity, key: &KeyPair) -> anyhow::Result<Tried> {
+    async fn try_renew(&self, current: &Identity, key: &KeyPair) -> Result<Tried, Error> {
         let request = RenewRequest {
             signing_request: signing_request(key)?.into(),
         };
@@ -132,7 +147,7 @@ impl Keeper {
         ask(self.dialer.dial(current).await, renew).await
     }
 
-    fn keep(&self, key: &KeyPair, reply: &Certificate) -> anyhow::Result<Identity> {
+    fn keep(&self, key: &KeyPair, reply: &Certificate) -> Result<Identity, Error> {
         if !reply.authorities.is_empty() {
             self.trust(reply);
         }
@@ -164,7 +179,7 @@ type Tried = Result<Certificate, String>;
 async fn ask(
     dialed: Result<Channel, String>,
     question: impl AsyncFnOnce(Channel) -> Result<Response<Certificate>, Status>,
-) -> anyhow::Result<Tried> {
+) -> Result<Tried, Error> {
     let channel = match dialed {
         Ok(channel) => channel,
         Err(reason) => return Ok(Err(reason)),
@@ -172,11 +187,15 @@ async fn ask(
     match timeout(SIGN_DEADLINE, question(channel)).await {
         Ok(Ok(reply)) => Ok(Ok(reply.into_inner())),
         Ok(Err(status)) if status.code() == Code::PermissionDenied => {
-            Err(Refused(status.message().to_owned()).into())
+            Err(Error::Refused(status.message().to_owned()))
         }
         Ok(Err(status)) => Ok(Err(status.to_string())),
         Err(_) => Ok(Err("no answer in time".into())),
     }
+}
+
+fn new_key() -> anyhow::Result<KeyPair> {
+    KeyPair::generate().context("could not make a key")
 }
 
 fn signing_request(key: &KeyPair) -> anyhow::Result<Vec<u8>> {

@@ -53,6 +53,8 @@ pub struct Shared {
     pub renewed: watch::Sender<Instant>,
     /// The connection for pictures, while there is a link.
     pub media: watch::Sender<Option<Channel>>,
+    /// Why the process is to end and be started anew, once it is.
+    pub restart: watch::Sender<Option<String>>,
     /// This life of the process.
     pub boot: BootId,
     /// How many sessions this machine takes.
