@@ -3,7 +3,6 @@
 //! It ends by itself when the control plane refuses it, and when it has heard
 //! nothing from it for too long: a machine that nobody knows must not go on.
 
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,8 +12,6 @@ use std::time::Duration;
 use anyhow::Context;
 use browserfleet_proto::ids::BootId;
 use browserfleet_proto::{ladder, limits};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -28,18 +25,15 @@ use crate::fence::{self, Standing};
 use crate::host::power;
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
-use crate::link::identity::Identity;
 use crate::link::keeper::Keeper;
 use crate::link::outbox::Outbox;
 use crate::link::stored::Stored;
 use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
-use crate::{dead_man, tasks};
+use crate::{dead_man, enrol, tasks};
 
 /// Messages that may be lost and wait for the link.
 const MAY_BE_LOST_MAX: usize = 64;
-/// How long whoever started the agent may take to give the token.
-const TOKEN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the last outcomes may take to be acknowledged.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs the agent with Chrome until there is a reason to end.
@@ -96,6 +90,7 @@ fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
 
 /// Joins and serves with these browsers until there is a reason to end.
 async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End> {
+    let started = Instant::now();
     let mut signals = Signals::listen()?;
     let patience = match config.machine {
         Machine::Local => config.dead_man,
@@ -106,7 +101,7 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
     let dialer = Dialer::new(&config.control_plane, authorities);
     let keeper = Keeper::new(dialer.clone(), stored);
     let identity = tokio::select! {
-        identity = identify(&keeper) => identity?,
+        identity = enrol::identity(config, &keeper, started) => identity?,
         () = signals.told_to_end() => return Ok(End::Told),
         () = sleep(patience) => return Ok(End::DeadMan(patience)),
     };
@@ -194,39 +189,6 @@ async fn told_to_restart(restarts: &mut watch::Receiver<Option<String>>) -> Stri
         // The link is gone, and says why itself.
         Err(_) => std::future::pending().await,
     }
-}
-
-/// Goes on as who an earlier process was, or joins.
-async fn identify(keeper: &Keeper) -> Result<Identity, End> {
-    if let Some(identity) = keeper.earlier()? {
-        tracing::info!(
-            instance.id = identity.instance,
-            "goes on with the certificate of an earlier process"
-        );
-        return Ok(identity);
-    }
-    let latest = Instant::now() + ladder::JOIN_TOKEN;
-    let token = read_token().await?;
-    let identity = keeper.join(&token, latest).await?;
-    tracing::info!(instance.id = identity.instance, "joined");
-    Ok(identity)
-}
-
-/// The token comes as the first line of standard input: not by an argument or an
-/// environment variable, which others on the machine could read.
-async fn read_token() -> anyhow::Result<String> {
-    let mut line = String::new();
-    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let input = Receiver::from_owned_fd(input).context("standard input has to be a pipe")?;
-    let mut input = BufReader::new(input);
-    let read = timeout(TOKEN_DEADLINE, input.read_line(&mut line)).await;
-    read.context("nobody wrote the join token to standard input")??;
-    let token = line.trim().to_owned();
-    anyhow::ensure!(
-        !token.is_empty(),
-        "the first line of standard input has to be the join token"
-    );
-    Ok(token)
 }
 
 /// Kills the browsers when the lease is over, by this machine's own clock.

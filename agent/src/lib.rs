@@ -10,6 +10,7 @@ mod clock;
 pub mod config;
 mod dead_man;
 mod end;
+mod enrol;
 mod fence;
 mod host;
 mod link;

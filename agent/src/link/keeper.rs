@@ -36,6 +36,14 @@ pub enum Error {
     Failed(#[from] anyhow::Error),
 }
 
+/// What an agent joins with.
+pub struct Joining {
+    /// Good once.
+    pub token: String,
+    /// What the metadata service calls this machine; empty where there is none.
+    pub machine: String,
+}
+
 /// Keeps the identity.
 #[derive(Debug)]
 pub struct Keeper {
@@ -72,11 +80,11 @@ impl Keeper {
     ///
     /// # Errors
     /// Where it is refused, or nobody answers in time.
-    pub async fn join(&self, token: &str, latest: Instant) -> Result<Identity, Error> {
+    pub async fn join(&self, joining: &Joining, latest: Instant) -> Result<Identity, Error> {
         let key = new_key()?;
         let mut backoff = Backoff::default();
         loop {
-            let reason = match self.try_join(token, &key).await? {
+            let reason = match self.try_join(joining, &key).await? {
                 Ok(certificate) => return self.keep(&key, &certificate),
                 Err(reason) => reason,
             };
@@ -89,11 +97,11 @@ impl Keeper {
         }
     }
 
-    async fn try_join(&self, token: &str, key: &KeyPair) -> Result<Tried, Error> {
+    async fn try_join(&self, joining: &Joining, key: &KeyPair) -> Result<Tried, Error> {
         let request = JoinRequest {
-            token: token.to_owned(),
+            token: joining.token.clone(),
             signing_request: signing_request(key)?.into(),
-            machine: String::new(),
+            machine: joining.machine.clone(),
         };
         let join = async |channel| EnrolmentServiceClient::new(channel).join(request).await;
         ask(self.dialer.dial_to_join().await, join).await
