@@ -22,7 +22,8 @@ use crate::browser::user::User;
 use crate::config::{Config, Machine};
 use crate::end::End;
 use crate::fence::{self, Standing};
-use crate::host::power;
+use crate::host::metadata::Metadata;
+use crate::host::{power, spot};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
 use crate::link::keeper::Keeper;
@@ -131,6 +132,10 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
     let (current, identities) = watch::channel(identity);
     let link = tasks::spawn("link", link::run(dialer, shared, lossy, identities));
     tasks::spawn("fence", keep_fenced(renewals.clone(), sessions.clone()));
+    if let Machine::Ec2(_) = config.machine {
+        let metadata = Metadata::at(config.metadata.as_deref())?;
+        tasks::spawn("notices of EC2", spot::watch(metadata, Arc::clone(&outbox)));
+    }
 
     let end = tokio::select! {
         () = signals.told_to_end() => End::Told,

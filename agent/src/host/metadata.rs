@@ -92,6 +92,23 @@ impl Metadata {
         self.needed("/latest/meta-data/placement/region").await
     }
 
+    /// When and how the machine is taken back, as JSON; `None`: it is not.
+    ///
+    /// # Errors
+    /// Where the service does not say.
+    pub async fn interruption(&mut self) -> Result<Option<String>, Error> {
+        self.get("/latest/meta-data/spot/instance-action").await
+    }
+
+    /// That the machine may be taken back soon, as JSON; `None`: nothing says so.
+    ///
+    /// # Errors
+    /// Where the service does not say.
+    pub async fn rebalance(&mut self) -> Result<Option<String>, Error> {
+        self.get("/latest/meta-data/events/recommendations/rebalance")
+            .await
+    }
+
     async fn needed(&mut self, path: &str) -> Result<String, Error> {
         let answer = self.get(path).await?;
         answer.ok_or(Error::Refused(StatusCode::NOT_FOUND))
@@ -204,7 +221,7 @@ mod tests {
         scene.forget_tokens();
         assert_eq!(metadata.instance_id().await.unwrap(), "i-0123");
         assert_eq!(scene.tokens_given(), 2);
-        assert!(matches!(metadata.get("/nothing").await, Ok(None)));
+        assert!(matches!(metadata.interruption().await, Ok(None)));
     }
 
     #[tokio::test]

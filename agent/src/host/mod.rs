@@ -6,3 +6,4 @@ pub mod parameter;
 pub mod power;
 #[cfg(test)]
 mod scene;
+pub mod spot;

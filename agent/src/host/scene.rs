@@ -94,6 +94,11 @@ impl Scene {
         self.state().answers.insert(what.to_owned(), answer);
     }
 
+    /// Answers as it did at first.
+    pub fn unset(&self, what: &str) {
+        self.state().answers.remove(what);
+    }
+
     pub fn forget_tokens(&self) {
         self.state().tokens.clear();
     }
