@@ -3,8 +3,8 @@
 //! It ends by itself when the control plane refuses it, and when it has heard
 //! nothing from it for too long: a machine that nobody knows must not go on.
 
-use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,95 +12,106 @@ use std::time::Duration;
 use anyhow::Context;
 use browserfleet_proto::ids::BootId;
 use browserfleet_proto::{ladder, limits};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::unix::pipe::Receiver;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::browser::Launcher;
 use crate::browser::launcher::{ChromeLauncher, Settings};
-use crate::config::Config;
+use crate::browser::user::User;
+use crate::config::{Config, Machine};
+use crate::end::End;
 use crate::fence::{self, Standing};
+use crate::host::metadata::Metadata;
+use crate::host::{power, spot};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
-use crate::link::identity::{Keeper, Refused};
+use crate::link::keeper::Keeper;
 use crate::link::outbox::Outbox;
+use crate::link::stored::Stored;
 use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
-use crate::tasks;
+use crate::{dead_man, enrol, tasks};
 
 /// Messages that may be lost and wait for the link.
 const MAY_BE_LOST_MAX: usize = 64;
-/// How long whoever started the agent may take to give the token.
-const TOKEN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the last outcomes may take to be acknowledged.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The exit code of an agent that the control plane will not have.
-const REFUSED: u8 = 3;
-
-/// Why the agent ends.
-enum End {
-    Signal,
-    Refused(String),
-    DeadMan,
+/// Runs the agent with Chrome until there is a reason to end.
+pub async fn run(config: Config) -> ExitCode {
+    let end = live(&config).await;
+    let code = end.tell();
+    if end.is_the_machines()
+        && let Some(program) = &config.power_off
+    {
+        power::off(program).await;
+    }
+    code
 }
 
-/// Runs the agent with Chrome until it is told to end.
-pub async fn run(config: Config) -> ExitCode {
+async fn live(config: &Config) -> End {
+    let user = match config.browser_user.as_deref().map(User::find).transpose() {
+        Ok(user) => user,
+        Err(error) => {
+            return End::Misconfigured(error.context("the browsers' user is of no use"));
+        }
+    };
+    if let Err(error) = make_data_dir(&config.data_dir, user.as_ref()) {
+        return End::Failed(error);
+    }
     let settings = Settings {
         executable: config.browser_executable.clone(),
         folder: config.data_dir.join("browsers"),
         spares: usize::try_from(config.spares).unwrap_or(0),
+        user,
     };
     let launcher = match ChromeLauncher::start(settings) {
         Ok(launcher) => Arc::new(launcher),
         Err(error) => {
-            tracing::error!(%error, folder = %config.data_dir.display(), "could not make the folder for browsers");
-            return ExitCode::FAILURE;
+            return End::Failed(
+                anyhow::Error::new(error).context("could not prepare for browsers"),
+            );
         }
     };
-    let done = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>).await;
+    let end = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>).await;
     launcher.stop().await;
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the agent ends");
-            if error.downcast_ref::<Refused>().is_some() {
-                ExitCode::from(REFUSED)
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-    }
+    end.unwrap_or_else(|end| end)
+}
+
+/// Nobody else can look into it; the browsers' user can pass through, to its profiles.
+fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    let mode = if user.is_some() { 0o711 } else { 0o700 };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)
+        .and_then(|()| std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)))
+        .with_context(|| format!("could not make {}", folder.display()))
 }
 
 /// Joins and serves with these browsers until there is a reason to end.
-///
-/// # Errors
-/// That it could not join, was refused, or heard nothing for too long.
-pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .with_context(|| format!("could not make {}", config.data_dir.display()))?;
-    let dialer = Dialer::new(&config.control_plane, &config.ca_file)?;
-    let keeper = Keeper::new(dialer.clone(), &config.data_dir)?;
-    let token = read_token().await?;
-    let identity = tokio::select! {
-        identity = keeper.join(&token) => identity?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End> {
+    let started = Instant::now();
+    let mut signals = Signals::listen()?;
+    let patience = match config.machine {
+        Machine::Local => config.dead_man,
+        Machine::Ec2(_) => dead_man::patience(config.dead_man, rand::random()),
     };
-    tracing::info!(instance.id = identity.instance, "joined");
+    let stored = Stored::open(&config.data_dir)?;
+    let authorities = stored.authorities(&config.ca_file)?;
+    let dialer = Dialer::new(&config.control_plane, authorities);
+    let keeper = Keeper::new(dialer.clone(), stored);
+    let identity = tokio::select! {
+        identity = enrol::identity(config, &keeper, started) => identity?,
+        () = signals.told_to_end() => return Ok(End::Told),
+        () = sleep(patience) => return Ok(End::DeadMan(patience)),
+    };
 
     let outbox = Arc::new(Outbox::default());
     let (may_be_lost, lossy) = mpsc::channel(MAY_BE_LOST_MAX);
     let (media, has_media) = watch::channel(None);
     let (renewed, renewals) = watch::channel(Instant::now());
+    let (restart, mut restarts) = watch::channel(None);
     let sessions = Handle::new(Surroundings {
         launcher,
         outbox: Arc::clone(&outbox),
@@ -114,60 +125,75 @@ pub async fn serve(config: Config, launcher: Arc<dyn Launcher>) -> anyhow::Resul
         sessions: sessions.clone(),
         renewed,
         media,
+        restart,
         boot: BootId::new(),
         sessions_max: config.sessions_max,
     });
     let (current, identities) = watch::channel(identity);
     let link = tasks::spawn("link", link::run(dialer, shared, lossy, identities));
     tasks::spawn("fence", keep_fenced(renewals.clone(), sessions.clone()));
+    if let Machine::Ec2(_) = config.machine {
+        let metadata = Metadata::at(config.metadata.as_deref())?;
+        tasks::spawn("notices of EC2", spot::watch(metadata, Arc::clone(&outbox)));
+    }
 
     let end = tokio::select! {
-        _ = terminate.recv() => End::Signal,
-        _ = interrupt.recv() => End::Signal,
-        reason = link => End::Refused(match reason {
-            Ok(Some(reason)) => reason,
-            _ => "the link's task failed".to_owned(),
-        }),
-        renewing = keeper.keep_renewed(current) => match renewing {
-            Err(error) => End::Refused(format!("{error:#}")),
-            Ok(()) => End::Signal,
+        () = signals.told_to_end() => End::Told,
+        reason = link => match reason {
+            Ok(Some(reason)) => End::Refused(reason),
+            _ => End::Failed(anyhow::anyhow!("the link's task failed")),
         },
-        () = unheard(renewals, config.dead_man) => End::DeadMan,
+        renewing = keeper.keep_renewed(current) => match renewing {
+            Err(error) => error.into(),
+        },
+        reason = told_to_restart(&mut restarts) => End::Restart(reason),
+        () = dead_man::unheard(renewals, patience) => End::DeadMan(patience),
     };
-    sessions.stop_all(Stop::Shutdown);
+    sessions.drain("the agent ends");
+    sessions.stop_all(match end {
+        End::Restart(_) => Stop::Restart,
+        _ => Stop::Shutdown,
+    });
     if timeout(ladder::KILL_TAKES, sessions.gone()).await.is_err() {
         tracing::warn!("some browsers did not end in time");
     }
-    match end {
-        End::Signal => {
-            if timeout(FAREWELL, outbox.emptied()).await.is_err() {
-                tracing::info!("the control plane did not hear the last outcomes");
-            }
-            Ok(())
+    // In all other cases there is nobody who would hear them.
+    if matches!(end, End::Told | End::Restart(_))
+        && timeout(FAREWELL, outbox.emptied()).await.is_err()
+    {
+        tracing::info!("the control plane did not hear the last outcomes");
+    }
+    Ok(end)
+}
+
+/// What others tell this process by.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told_to_end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        End::Refused(reason) => Err(Refused(reason).into()),
-        End::DeadMan => anyhow::bail!(
-            "no control plane for {} s; a machine that nobody knows must not go on",
-            config.dead_man.as_secs()
-        ),
     }
 }
 
-/// The token comes as the first line of standard input: not by an argument or an
-/// environment variable, which others on the machine could read.
-async fn read_token() -> anyhow::Result<String> {
-    let mut line = String::new();
-    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let input = Receiver::from_owned_fd(input).context("standard input has to be a pipe")?;
-    let mut input = BufReader::new(input);
-    let read = timeout(TOKEN_DEADLINE, input.read_line(&mut line)).await;
-    read.context("nobody wrote the join token to standard input")??;
-    let token = line.trim().to_owned();
-    anyhow::ensure!(
-        !token.is_empty(),
-        "the first line of standard input has to be the join token"
-    );
-    Ok(token)
+async fn told_to_restart(restarts: &mut watch::Receiver<Option<String>>) -> String {
+    match restarts.wait_for(Option::is_some).await {
+        Ok(reason) => reason.clone().unwrap_or_default(),
+        // The link is gone, and says why itself.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Kills the browsers when the lease is over, by this machine's own clock.
@@ -189,17 +215,6 @@ async fn keep_fenced(mut renewals: watch::Receiver<Instant>, sessions: Handle) {
         };
         if renewed.is_err() {
             return;
-        }
-    }
-}
-
-/// Resolves when the control plane was silent for this long.
-async fn unheard(mut renewals: watch::Receiver<Instant>, dead_man: Duration) {
-    loop {
-        let latest = *renewals.borrow_and_update() + dead_man;
-        tokio::select! {
-            changed = renewals.changed() => if changed.is_err() { return },
-            () = sleep_until(latest) => return,
         }
     }
 }

@@ -6,7 +6,11 @@
 
 pub mod app;
 pub mod browser;
+mod clock;
 pub mod config;
+mod dead_man;
+mod end;
+mod enrol;
 mod fence;
 mod host;
 mod link;

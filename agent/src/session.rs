@@ -62,7 +62,9 @@ impl From<Stop> for Over {
             message: String::new(),
             code: match stop {
                 Stop::LeaseExpired => Code::NotLeased,
-                Stop::Ended | Stop::NotKept | Stop::Shutdown => Code::SessionGone,
+                Stop::Ended | Stop::NotKept | Stop::Shutdown | Stop::Restart | Stop::Recycled => {
+                    Code::SessionGone
+                }
             },
         }
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use browserfleet_proto::action::{Action, BrowserKind, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
-    Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, SessionEnded, SessionOpened,
+    Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, Recycle, Recycled,
+    SessionEnded, SessionOpened,
 };
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits::{COMMAND_TIMEOUT_MAX, LAUNCH_TIMEOUT, SESSION_QUEUE_MAX};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::browser::Launcher;
 use crate::fence::{Standing, standing};
@@ -21,6 +22,11 @@ use crate::link::deliver::Deliverer;
 use crate::link::outbox::Outbox;
 use crate::session::{self, Asked, Order, settled};
 use crate::tasks;
+
+/// How long all traces of a lease may take to be gone: browsers end within
+/// [`ladder::KILL_TAKES`](browserfleet_proto::ladder::KILL_TAKES), and a spare that is
+/// being launched is waited for.
+const RECYCLE_DEADLINE: Duration = Duration::from_secs(45);
 
 /// Why a session ends, for [`SessionEnded`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +39,10 @@ pub enum Stop {
     LeaseExpired,
     /// The agent ends.
     Shutdown,
+    /// The agent ends and is started anew.
+    Restart,
+    /// The instance is made clean for its next holder.
+    Recycled,
 }
 
 impl Stop {
@@ -43,6 +53,8 @@ impl Stop {
             Self::NotKept => "not_kept",
             Self::LeaseExpired => "lease_expired",
             Self::Shutdown => "shutdown",
+            Self::Restart => "agent_restarted",
+            Self::Recycled => "recycled",
         }
     }
 }
@@ -76,6 +88,8 @@ pub struct Handle {
 struct State {
     held: HashMap<SessionId, Held>,
     draining: bool,
+    /// The epoch whose traces are being removed.
+    recycling: Option<u64>,
 }
 
 struct Held {
@@ -153,7 +167,8 @@ impl Handle {
             return;
         }
         let full = state.held.len() >= self.around.sessions_max;
-        if state.draining || full || self.around.outbox.is_full() {
+        let closed = state.draining || state.recycling.is_some();
+        if closed || full || self.around.outbox.is_full() {
             drop(state);
             let reason = if full {
                 "this instance has all the sessions it takes"
@@ -305,6 +320,59 @@ impl Handle {
         self.state().draining = true;
     }
 
+    /// Ends the sessions of a lease that is over, removes what they left, and tells
+    /// what is left nevertheless. Takes no sessions meanwhile.
+    pub fn recycle(&self, recycle: &Recycle) {
+        let epoch = recycle.epoch;
+        let mut state = self.state();
+        if state.recycling == Some(epoch) {
+            // Asked again over a new link; the answer comes.
+            return;
+        }
+        let newer = state.held.values().filter(|it| it.epoch > epoch).count();
+        if newer > 0 || state.recycling.is_some() {
+            drop(state);
+            let reason = if newer > 0 {
+                format!("not begun: {newer} sessions of a newer lease are here")
+            } else {
+                "not begun: the traces of another lease are being removed".into()
+            };
+            return self.say_recycled(epoch, vec![reason]);
+        }
+        state.recycling = Some(epoch);
+        drop(state);
+        tracing::info!(epoch, "removing all traces of a lease");
+        self.stop_all(Stop::Recycled);
+        tasks::spawn("recycling", self.clone().finish_recycling(epoch));
+    }
+
+    async fn finish_recycling(self, epoch: u64) {
+        let clean = async {
+            self.gone().await;
+            self.around.launcher.recycle().await
+        };
+        let residue = match timeout(RECYCLE_DEADLINE, clean).await {
+            Ok(residue) => residue,
+            Err(_) => vec![format!("not done within {} s", RECYCLE_DEADLINE.as_secs())],
+        };
+        self.state().recycling = None;
+        self.say_recycled(epoch, residue);
+    }
+
+    fn say_recycled(&self, epoch: u64, residue: Vec<String>) {
+        if residue.is_empty() {
+            tracing::info!(epoch, "nothing of the lease is left");
+        } else {
+            tracing::error!(
+                epoch,
+                residue = residue.join("; "),
+                "something of a lease is left"
+            );
+        }
+        let recycled = Recycled { epoch, residue };
+        self.around.outbox.keep(Body::Recycled(recycled));
+    }
+
     /// Ends all sessions, without waiting.
     pub fn stop_all(&self, why: Stop) {
         for held in self.state().held.values() {
@@ -387,6 +455,18 @@ mod tests {
 
         async fn open(&self) -> SessionId {
             let id = SessionId::new();
+            self.ask_to_open(id);
+            match self.says().await {
+                Body::SessionOpened(report) => {
+                    assert_eq!(report.rejection.map(|it| it.code), None);
+                    assert_eq!(report.session_id, id.to_string());
+                }
+                other => panic!("{other:?}"),
+            }
+            id
+        }
+
+        fn ask_to_open(&self, id: SessionId) -> String {
             let options = SessionOptions {
                 browser: BrowserKind::Shell,
                 viewport: Viewport {
@@ -405,14 +485,7 @@ mod tests {
                 options: Some((&options).into()),
                 timeout_ms: 1_000,
             });
-            match self.says().await {
-                Body::SessionOpened(report) => {
-                    assert_eq!(report.rejection.map(|it| it.code), None);
-                    assert_eq!(report.session_id, id.to_string());
-                }
-                other => panic!("{other:?}"),
-            }
-            id
+            id.to_string()
         }
 
         fn submit(&self, id: CommandId, session: SessionId, epoch: u64, script: &str) {
@@ -522,6 +595,50 @@ mod tests {
             busy += usize::from(agent.outcome().await.1 == Err(Code::AgentBusy));
         }
         assert!(busy >= many - 2 * SESSION_QUEUE_MAX - 1, "{busy} of {many}");
+    }
+
+    async fn recycled(agent: &Agent) -> Recycled {
+        match agent.says().await {
+            Body::Recycled(recycled) => recycled,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_over_leaves_no_session_and_says_what_is_left() {
+        let agent = Agent::new();
+        agent.open().await;
+        let recycle = Recycle { epoch: EPOCH };
+        agent.handle.recycle(&recycle);
+        // Asked twice, answered once.
+        agent.handle.recycle(&recycle);
+        agent.handle.recycle(&Recycle { epoch: EPOCH + 1 });
+        assert!(recycled(&agent).await.residue[0].starts_with("not begun"));
+        assert!(matches!(agent.says().await, Body::SessionEnded(it) if it.reason == "recycled"));
+        // Nobody moves in meanwhile.
+        let early = agent.ask_to_open(SessionId::new());
+        assert!(
+            matches!(agent.says().await, Body::SessionOpened(it) if it.session_id == early && it.rejection.is_some())
+        );
+        let answer = recycled(&agent).await;
+        assert_eq!((answer.epoch, answer.residue.len()), (EPOCH, 0));
+        assert_eq!(agent.browsers.closed.load(Ordering::SeqCst), 1);
+
+        agent.open().await;
+        agent.browsers.left.lock().unwrap().push("a cookie".into());
+        agent.handle.recycle(&recycle);
+        assert!(matches!(agent.says().await, Body::SessionEnded(_)));
+        assert_eq!(recycled(&agent).await.residue, ["a cookie"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_of_a_newer_lease_is_not_ended_for_an_older_one() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        agent.handle.recycle(&Recycle { epoch: EPOCH - 1 });
+        let answer = recycled(&agent).await;
+        assert!(answer.residue[0].contains("newer lease"), "{answer:?}");
+        assert_eq!(agent.asked(session, "1").await, Ok(1));
     }
 
     #[tokio::test(start_paused = true)]

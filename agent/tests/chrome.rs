@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use browserfleet_agent::browser::launcher::{ChromeLauncher, Settings};
+use browserfleet_agent::browser::user::User;
 use browserfleet_agent::browser::{Browser, EndReason, Launcher, Notice, Performed};
 use browserfleet_proto::action::{
     Action, Answer, AnswerDialog, Area, BrowserKind, Click, ClickTarget, Code, DialogPolicy,
@@ -71,11 +72,17 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::of_user(None)
+    }
+
+    fn of_user(user: Option<User>) -> Self {
         let folder = TempDir::new().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o711)).unwrap();
         let settings = Settings {
             executable: None,
             folder: folder.path().to_owned(),
             spares: 0,
+            user,
         };
         Self {
             launcher: ChromeLauncher::start(settings).unwrap(),
@@ -192,6 +199,31 @@ fn picture() -> Action {
         scale: 1.0,
         omit_background: false,
     })
+}
+
+/// The users that the processes of a group run as; of each all four numbers.
+fn users(groups: &[i32]) -> Vec<String> {
+    all_processes()
+        .into_iter()
+        .filter(|it| groups.contains(&it.1))
+        .filter_map(|it| std::fs::read_to_string(format!("/proc/{}/status", it.0)).ok())
+        .filter_map(|it| Some(it.lines().find(|it| it.starts_with("Uid:"))?.to_owned()))
+        .collect()
+}
+
+/// Whether a process of the group could do more than its user may.
+fn has_rights(groups: &[i32]) -> bool {
+    all_processes()
+        .into_iter()
+        .filter(|it| groups.contains(&it.1) && !it.2.contains("--type="))
+        .filter_map(|it| std::fs::read_to_string(format!("/proc/{}/status", it.0)).ok())
+        .any(|it| {
+            it.lines().any(|it| {
+                let inherits = ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"];
+                inherits.iter().any(|name| it.starts_with(name))
+                    && !it.ends_with("0000000000000000")
+            })
+        })
 }
 
 async fn value(browser: &mut dyn Browser, expression: &str) -> String {
@@ -456,6 +488,7 @@ async fn a_browser_that_cannot_start_says_why() {
             executable: Some(executable.into()),
             folder: folder.path().to_owned(),
             spares: 0,
+            user: None,
         })
         .unwrap();
         let deadline = Instant::now() + Duration::from_secs(3);
@@ -476,6 +509,7 @@ async fn a_spare_that_hangs_costs_seconds_and_is_replaced() {
         executable: None,
         folder: stage.folder.path().to_owned(),
         spares: 1,
+        user: None,
     })
     .unwrap();
     let latest = Instant::now() + Duration::from_secs(10);
@@ -538,6 +572,7 @@ async fn a_full_disk_is_an_error_in_time_and_leaves_nothing() {
         executable: None,
         folder: volume.0.path().join("browsers"),
         spares: 0,
+        user: None,
     });
     if let Ok(launcher) = launcher {
         let asked = Instant::now();
@@ -558,4 +593,88 @@ async fn a_full_disk_is_an_error_in_time_and_leaves_nothing() {
     let folder = volume.0.path().to_string_lossy().into_owned();
     let left = all_processes().iter().any(|it| it.2.contains(&folder));
     assert!(!left, "a process is left");
+}
+
+/// Only root can become another user.
+#[tokio::test]
+async fn a_browser_of_another_user_has_that_users_rights_and_leaves_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: the test does not run as root");
+        return;
+    }
+    let user = User::find("nobody").unwrap();
+    let number = user.uid.to_string();
+    for kind in [BrowserKind::Shell, BrowserKind::Full] {
+        let stage = Stage::of_user(Some(user.clone()));
+        let site = site().await;
+        let of_kind = SessionOptions {
+            browser: kind,
+            ..options()
+        };
+        let mut browser = stage.browser(of_kind).await;
+        let navigated = act(&mut *browser, navigate(&site)).await.outcome;
+        assert!(navigated.is_ok(), "{navigated:?}");
+
+        let groups = stage.groups.lock().unwrap().clone();
+        let users = users(&groups);
+        assert!(users.len() > 1, "{users:?}");
+        let theirs = |it: &String| it.split_whitespace().skip(1).all(|it| it == number);
+        assert!(users.iter().all(theirs), "{users:?}");
+        assert!(!has_rights(&groups));
+
+        browser.close().await;
+        assert_eq!(stage.leftovers(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_the_browsers_user_cannot_enter_is_named_at_the_start() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: the test does not run as root");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let settings = Settings {
+        executable: None,
+        folder: folder.path().join("browsers"),
+        spares: 0,
+        user: Some(User::find("nobody").unwrap()),
+    };
+    let refused = ChromeLauncher::start(settings).err().unwrap().to_string();
+    assert!(
+        refused.contains(&format!("chmod o+x {}", folder.path().display())),
+        "{refused}"
+    );
+}
+
+/// Full Chromium starts helpers that leave its group.
+#[tokio::test]
+async fn no_helper_of_a_browser_stays_in_the_kernels_table() {
+    let own = std::process::id().to_string();
+    let children = || {
+        let of = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let (name, rest) = stat.rsplit_once(") ")?;
+            let crashpad = name.contains("crashpad") && rest.split(' ').nth(1) == Some(&own);
+            crashpad.then(|| rest.to_owned())
+        };
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+    };
+    let stage = Stage::new();
+    let full = SessionOptions {
+        browser: BrowserKind::Full,
+        ..options()
+    };
+    let browser = stage.browser(full).await;
+    browser.close().await;
+    let latest = Instant::now() + Duration::from_secs(5);
+    while !children().is_empty() {
+        assert!(Instant::now() < latest, "{:?}", children());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

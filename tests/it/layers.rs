@@ -33,6 +33,14 @@ const DOORS: &[(&str, &[&str])] = &[
         &["control-plane/src/api/grpc", "agent/src/link", "proto/src"],
     ),
     ("headless_chrome", &["agent/src/browser"]),
+    (
+        "aws_config",
+        &["agent/src/host", "control-plane/src/provider"],
+    ),
+    (
+        "aws_sdk_ssm",
+        &["agent/src/host", "control-plane/src/provider"],
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -100,8 +100,9 @@ impl Executable {
         }
     }
 
-    /// Its arguments; everything it writes goes below `folder`.
-    pub(super) fn arguments(&self, folder: &Path) -> Vec<String> {
+    /// Its arguments; everything it writes goes below `folder`. Chrome's sandbox does
+    /// not work as root.
+    pub(super) fn arguments(&self, folder: &Path, as_root: bool) -> Vec<String> {
         let mut arguments: Vec<String> = FLAGS.iter().map(|it| (*it).to_owned()).collect();
         arguments.push(format!(
             "--user-data-dir={}",
@@ -110,7 +111,7 @@ impl Executable {
         if self.kind == BrowserKind::Full {
             arguments.push("--headless=new".into());
         }
-        if nix::unistd::geteuid().is_root() {
+        if as_root {
             arguments.push("--no-sandbox".into());
         }
         if statvfs("/dev/shm").map_or(0, |it| it.blocks() * it.fragment_size())
@@ -169,12 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn no_port_is_ever_opened() {
+    fn no_port_is_ever_opened_and_only_root_has_no_sandbox() {
         let executable = Executable {
             path: PathBuf::new(),
             kind: BrowserKind::Full,
         };
-        let arguments = executable.arguments(Path::new("/tmp/x"));
+        let arguments = executable.arguments(Path::new("/tmp/x"), false);
+        let without_sandbox = "--no-sandbox".to_owned();
+        assert!(!arguments.contains(&without_sandbox));
+        let as_root = executable.arguments(Path::new("/tmp/x"), true);
+        assert!(as_root.contains(&without_sandbox));
         assert!(
             arguments
                 .iter()

@@ -1,6 +1,7 @@
 //! Starts Chromes, and keeps some launched ahead: a session that finds one there
 //! saves the launch.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use browserfleet_proto::action::{BrowserKind, Code, Rejection, SessionOptions};
 use browserfleet_proto::limits::LAUNCH_TIMEOUT;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -16,8 +17,10 @@ use tokio::time::{Instant, timeout};
 use super::chrome::Chrome;
 use super::executable::Executable;
 use super::process::sweep;
+use super::residue::Realm;
 use super::running::Running;
-use super::{Browser, Launcher};
+use super::user::User;
+use super::{Browser, Launcher, strays};
 use crate::tasks;
 
 /// Pause after a spare that could not be launched.
@@ -40,17 +43,22 @@ pub struct Settings {
     pub folder: PathBuf,
     /// How many are launched ahead.
     pub spares: usize,
+    /// `None`: they run as the agent's own user.
+    pub user: Option<User>,
 }
 
 /// Launches Chrome.
 pub struct ChromeLauncher {
     pool: Arc<Pool>,
     refill: Mutex<Option<JoinHandle<Option<()>>>>,
+    strays: JoinHandle<Option<()>>,
 }
 
 struct Pool {
     settings: Settings,
     spares: Mutex<Spares>,
+    /// Held while one is launched, and while none may be.
+    launching: tokio::sync::Mutex<()>,
     /// One was taken, or no more are wanted.
     changed: Notify,
 }
@@ -67,7 +75,7 @@ impl ChromeLauncher {
     /// Sweeps what earlier lives left behind and starts to launch spares.
     ///
     /// # Errors
-    /// Where the folder cannot be made.
+    /// Where the folder cannot be made, or its browsers could not get there.
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         // So that what a killed browser leaves behind can be reaped here.
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -75,10 +83,12 @@ impl ChromeLauncher {
         if swept > 0 {
             tracing::info!(folders = swept, "removed what an earlier run left behind");
         }
-        if nix::unistd::geteuid().is_root() {
-            tracing::warn!(
-                "running as root: Chrome runs WITHOUT its sandbox; run the agent as a user of its own"
-            );
+        match &settings.user {
+            Some(user) => open_the_way(user, &settings.folder)?,
+            None if nix::unistd::geteuid().is_root() => tracing::warn!(
+                "running as root: Chrome runs WITHOUT its sandbox; run the agent as a user of its own, or set BROWSERFLEET_BROWSER_USER"
+            ),
+            None => {}
         }
         let pool = Arc::new(Pool {
             settings,
@@ -87,12 +97,14 @@ impl ChromeLauncher {
                 kind: BrowserKind::Shell,
                 closed: false,
             }),
+            launching: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         });
         let refill = tasks::spawn("spare browsers", Arc::clone(&pool).keep_filled());
         Ok(Self {
             pool,
             refill: Mutex::new(Some(refill)),
+            strays: tasks::spawn("strays", strays::collect()),
         })
     }
 
@@ -114,6 +126,21 @@ impl ChromeLauncher {
         for spare in ready {
             spare.process.end().await;
         }
+        self.strays.abort();
+    }
+}
+
+/// The folder is the agent's; others may pass through to what is theirs, and not look
+/// around.
+fn open_the_way(user: &User, folder: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o711))?;
+    match user.kept_out_of(folder) {
+        None => Ok(()),
+        Some(closed) => Err(std::io::Error::other(format!(
+            "{} cannot enter {closed}; run: chmod o+x {closed}",
+            user.name,
+            closed = closed.display(),
+        ))),
     }
 }
 
@@ -134,10 +161,7 @@ impl Launcher for ChromeLauncher {
                     other => return other.map(|it| Box::new(it) as Box<dyn Browser>),
                 }
             }
-            let Settings {
-                executable, folder, ..
-            } = &self.pool.settings;
-            let running = start(options.browser, executable.as_deref(), folder, deadline).await?;
+            let running = Running::start(options.browser, &self.pool.settings, deadline).await?;
             let chrome = Chrome::new(running, options, deadline).await?;
             Ok(Box::new(chrome) as Box<dyn Browser>)
         }
@@ -155,15 +179,10 @@ impl Launcher for ChromeLauncher {
     fn spares(&self) -> usize {
         self.pool.spares().ready.len()
     }
-}
 
-async fn start(
-    kind: BrowserKind,
-    executable: Option<&Path>,
-    folder: &Path,
-    deadline: Instant,
-) -> Result<Running, Rejection> {
-    Running::start(kind, executable, folder, deadline).await
+    fn recycle(&self) -> BoxFuture<'_, Vec<String>> {
+        self.pool.recycle().boxed()
+    }
 }
 
 impl Pool {
@@ -194,16 +213,9 @@ impl Pool {
 
     async fn keep_filled(self: Arc<Self>) {
         while !self.spares().closed {
-            let Some(kind) = self.missing() else {
-                self.changed.notified().await;
-                continue;
-            };
-            let Settings {
-                executable, folder, ..
-            } = &self.settings;
-            let deadline = Instant::now() + LAUNCH_TIMEOUT;
-            match start(kind, executable.as_deref(), folder, deadline).await {
-                Ok(running) => self.spares().ready.push(running),
+            match self.launch_missing().await {
+                Ok(true) => {}
+                Ok(false) => self.changed.notified().await,
                 Err(rejection) => {
                     tracing::warn!(
                         reason = rejection.message,
@@ -214,6 +226,32 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// `false`: none is missing.
+    async fn launch_missing(&self) -> Result<bool, Rejection> {
+        let _launching = self.launching.lock().await;
+        let Some(kind) = self.missing() else {
+            return Ok(false);
+        };
+        let deadline = Instant::now() + LAUNCH_TIMEOUT;
+        let running = Running::start(kind, &self.settings, deadline).await?;
+        self.spares().ready.push(running);
+        Ok(true)
+    }
+
+    async fn recycle(&self) -> Vec<String> {
+        let launching = self.launching.lock().await;
+        let ready = std::mem::take(&mut self.spares().ready);
+        join_all(ready.into_iter().map(|it| it.process.end())).await;
+        let realm = Realm {
+            folder: self.settings.folder.clone(),
+            user: self.settings.user.clone(),
+        };
+        let left = realm.clear().await;
+        drop(launching);
+        self.changed.notify_one();
+        left
     }
 
     async fn closed(&self) {

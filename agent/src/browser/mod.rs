@@ -3,16 +3,20 @@
 
 mod actions;
 mod cdp;
+mod census;
 mod chrome;
 mod executable;
 pub mod launcher;
 mod page;
 mod process;
+mod residue;
 mod running;
 #[cfg(test)]
 pub mod scripted;
 mod setup;
+mod strays;
 mod tabs;
+pub mod user;
 
 use std::fmt;
 
@@ -117,4 +121,8 @@ pub trait Launcher: Send + Sync {
 
     /// Browsers that are launched and have no session yet.
     fn spares(&self) -> usize;
+
+    /// Ends those, removes all that browsers left, says what is left nevertheless,
+    /// and begins anew. Only while no session has a browser.
+    fn recycle(&self) -> BoxFuture<'_, Vec<String>>;
 }

@@ -5,6 +5,7 @@
 //! shell moves its own input and output there and turns into `setpriv`, which
 //! asks the kernel to kill Chrome when this process dies and turns into Chrome.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use browserfleet_proto::action::Rejection;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::executable::{Executable, failed};
+use super::user::User;
 use crate::tasks;
 
 /// Moves the pipes to where Chrome looks for them.
@@ -50,16 +52,18 @@ pub(super) struct Pipes {
 }
 
 impl Process {
-    /// Starts Chrome with a new folder below `folder`.
+    /// Starts Chrome with a new folder below `folder`, as `user` or as the agent.
     pub(super) async fn start(
         executable: &Executable,
         folder: &Path,
+        user: Option<&User>,
     ) -> Result<(Self, Pipes), Rejection> {
         let own = folder.join(Uuid::now_v7().simple().to_string());
-        make_folders(&own)
-            .await
-            .map_err(|error| failed(format!("could not make {}: {error}", own.display())))?;
-        let started = command(executable, &own).spawn();
+        if let Err(error) = make_folders(&own, user).await {
+            remove(&own).await;
+            return Err(failed(format!("could not make {}: {error}", own.display())));
+        }
+        let started = command(executable, &own, user).spawn();
         let mut child = match started {
             Ok(child) => child,
             Err(error) => {
@@ -119,20 +123,17 @@ impl Process {
     }
 }
 
-fn command(executable: &Executable, own: &Path) -> Command {
+fn command(executable: &Executable, own: &Path, user: Option<&User>) -> Command {
+    let as_root = user.is_none() && geteuid().is_root();
     let mut command = Command::new("/bin/sh");
     command
-        .args([
-            "-c",
-            MOVE_PIPES,
-            "sh",
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "--",
-        ])
+        .args(["-c", MOVE_PIPES, "sh", "setpriv"])
+        .args(user.iter().flat_map(|it| it.privileges()))
+        // The kernel forgets the signal when a process changes its user; `setpriv`
+        // asks for it after that.
+        .args(["--pdeathsig", "KILL", "--"])
         .arg(&executable.path)
-        .args(executable.arguments(own))
+        .args(executable.arguments(own, as_root))
         // Nothing of the agent's environment is the page's business.
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -151,11 +152,15 @@ fn command(executable: &Executable, own: &Path) -> Command {
     command
 }
 
-async fn make_folders(own: &Path) -> std::io::Result<()> {
+async fn make_folders(own: &Path, user: Option<&User>) -> std::io::Result<()> {
     let mut private = tokio::fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
-    for name in ["profile", "home", "tmp", "downloads"] {
-        private.create(own.join(name)).await?;
+    for name in ["profile", "home", "tmp", "downloads", ""] {
+        let folder = own.join(name);
+        private.create(&folder).await?;
+        if let Some(user) = user {
+            user.give(&folder)?;
+        }
     }
     Ok(())
 }
@@ -225,7 +230,9 @@ async fn listen(stderr: ChildStderr, complain: watch::Sender<Vec<String>>) {
 }
 
 async fn remove(folder: &Path) {
-    if let Err(error) = tokio::fs::remove_dir_all(folder).await {
+    if let Err(error) = tokio::fs::remove_dir_all(folder).await
+        && error.kind() != ErrorKind::NotFound
+    {
         tracing::error!(folder = %folder.display(), %error, "could not remove a browser's folder");
     }
 }

@@ -1,7 +1,6 @@
 //! A Chrome that runs: its process, the client that speaks with it, and what is
 //! known of its tabs. It has no session yet; see [`super::chrome`].
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cdp::{CallError, Client, Event};
 use super::executable::{Executable, failed};
+use super::launcher::Settings;
 use super::page::Page;
 use super::process::{Pipes, Process};
 use super::setup::Setup;
@@ -40,12 +40,12 @@ impl Running {
     /// Starts Chrome and waits until it has a tab.
     pub(super) async fn start(
         kind: BrowserKind,
-        configured: Option<&Path>,
-        folder: &Path,
+        settings: &Settings,
         deadline: Instant,
     ) -> Result<Self, Rejection> {
-        let executable = Executable::find(kind, configured)?;
-        let (process, pipes) = Process::start(&executable, folder).await?;
+        let executable = Executable::find(kind, settings.executable.as_deref())?;
+        let (process, pipes) =
+            Process::start(&executable, &settings.folder, settings.user.as_ref()).await?;
         let mut running = Self::speak(kind, process, pipes);
         let name = executable.path.display();
         match running.greet(deadline).await {

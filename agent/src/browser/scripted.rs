@@ -1,7 +1,8 @@
 //! A browser that does what its script says: the text of an `execute` is the script.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use browserfleet_proto::action::{
     Action, Answer, BrowserKind, Code, Point, Rejection, Script, SessionOptions,
@@ -13,6 +14,9 @@ use tokio::time::Instant;
 
 use super::{Browser, Launcher, Notice, Performed};
 
+/// Long enough that something can happen meanwhile.
+pub const RECYCLING_TAKES: Duration = Duration::from_secs(1);
+
 /// What all scripted browsers of one launcher did.
 #[derive(Debug, Clone, Default)]
 pub struct Scripted {
@@ -20,6 +24,8 @@ pub struct Scripted {
     pub begun: Arc<AtomicUsize>,
     /// Browsers that were closed.
     pub closed: Arc<AtomicUsize>,
+    /// What is left of them, however often it is removed.
+    pub left: Arc<Mutex<Vec<String>>>,
 }
 
 struct Running {
@@ -50,6 +56,14 @@ impl Launcher for Scripted {
 
     fn spares(&self) -> usize {
         0
+    }
+
+    fn recycle(&self) -> BoxFuture<'_, Vec<String>> {
+        async {
+            tokio::time::sleep(RECYCLING_TAKES).await;
+            self.left.lock().expect("no test panics with it").clone()
+        }
+        .boxed()
     }
 }
 

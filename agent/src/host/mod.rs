@@ -1,3 +1,9 @@
 //! The machine that the agent runs on.
 
 pub mod load;
+pub mod metadata;
+pub mod parameter;
+pub mod power;
+#[cfg(test)]
+mod scene;
+pub mod spot;

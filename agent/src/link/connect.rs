@@ -1,12 +1,11 @@
 //! Dialing: TLS with the control plane's own authority, and nobody else's.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use browserfleet_proto::ladder;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use super::authorities::Authorities;
 use super::identity::Identity;
 
 /// The name that the control plane's port has, whatever its address.
@@ -20,26 +19,27 @@ const MEDIA_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Dialer {
     address: String,
-    authority: String,
+    authorities: Authorities,
 }
 
 impl Dialer {
-    /// The control plane at `address`, with the authority of `ca_file`.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn new(address: &str, ca_file: &Path) -> anyhow::Result<Self> {
-        let authority = std::fs::read_to_string(ca_file)
-            .with_context(|| format!("could not read {}", ca_file.display()))?;
-        Ok(Self {
+    /// The control plane at `address`, with a certificate of these authorities.
+    #[must_use]
+    pub fn new(address: &str, authorities: Authorities) -> Self {
+        Self {
             address: address.to_owned(),
-            authority,
-        })
+            authorities,
+        }
+    }
+
+    /// Trusts these alone, from the next dial on. Links that are up go on.
+    pub fn trust(&self, authorities: &Authorities) {
+        self.authorities.replace(authorities);
     }
 
     fn endpoint(&self, identity: Option<&Identity>) -> Result<Endpoint, String> {
         let mut tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.authority))
+            .ca_certificate(Certificate::from_pem(self.authorities.pem()))
             .domain_name(SERVER_NAME);
         if let Some(identity) = identity {
             tls = tls.identity(tonic::transport::Identity::from_pem(

@@ -4,12 +4,15 @@
 //! Sessions do not notice: what they have to say is kept in the [`Outbox`] until
 //! it is durable at the other end.
 
+pub mod authorities;
 pub mod backoff;
 pub mod connect;
 pub mod deliver;
 pub mod identity;
+pub mod keeper;
 pub mod outbox;
 mod pump;
+pub mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +53,8 @@ pub struct Shared {
     pub renewed: watch::Sender<Instant>,
     /// The connection for pictures, while there is a link.
     pub media: watch::Sender<Option<Channel>>,
+    /// Why the process is to end and be started anew, once it is.
+    pub restart: watch::Sender<Option<String>>,
     /// This life of the process.
     pub boot: BootId,
     /// How many sessions this machine takes.

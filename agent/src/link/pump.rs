@@ -219,9 +219,12 @@ impl Pump<'_> {
             Some(Body::Command(command)) => sessions.submit(command),
             Some(Body::Cancel(cancel)) => sessions.cancel(&cancel),
             Some(Body::Drain(drain)) => sessions.drain(&drain.reason),
+            Some(Body::Restart(restart)) => {
+                self.shared.restart.send_replace(Some(restart.reason));
+            }
+            Some(Body::Recycle(recycle)) => sessions.recycle(&recycle),
             // A newer server's kind of message, or one that was dealt with.
-            Some(Body::Welcome(_) | Body::Refusal(_) | Body::Restart(_) | Body::Recycle(_))
-            | None => {}
+            Some(Body::Welcome(_) | Body::Refusal(_)) | None => {}
         }
     }
 

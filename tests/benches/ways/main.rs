@@ -253,6 +253,7 @@ async fn launch_cold() -> (Box<dyn Browser>, TempDir, f64) {
         executable: None,
         folder: folder.path().to_owned(),
         spares: 0,
+        user: None,
     })
     .unwrap();
     let started = Instant::now();
