@@ -28,6 +28,7 @@ use crate::clock;
 use crate::config::{self, Config, Pool};
 use crate::domain::login::Lives;
 use crate::domain::user::Limits;
+use crate::fleet::authorities::Authorities;
 use crate::fleet::authority::Authority;
 use crate::fleet::{Fleet, Wanted};
 use crate::jobs::Jobs;
@@ -87,7 +88,7 @@ impl App {
         let Config {
             data_dir,
             api: listen,
-            agent_listen,
+            agents,
             database_url,
             pool,
             administrator,
@@ -97,7 +98,8 @@ impl App {
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
-        let authority = Authority::open(&data_dir)?;
+        let authorities =
+            Authorities::open(&data_dir, &agents.authorities, agents.certificate_life)?;
         let tls = match &listen.tls {
             Some((certificate, key)) => Some(tls_of(certificate, key)?),
             None => None,
@@ -117,9 +119,9 @@ impl App {
         };
         let accounts = open_accounts(store.clone(), &data_dir, account_settings, public_url)?;
 
-        let private = bind(agent_listen, "BROWSERFLEET_AGENT_LISTEN").await?;
+        let private = bind(agents.address, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
-        let private_tls = authority.server_config(private_address.ip())?;
+        let private_tls = authorities.server_config(private_address.ip())?;
 
         let tasks = Tasks::default();
         let machines = Tasks::default();
@@ -127,7 +129,7 @@ impl App {
             Settings {
                 agent: pool.agent.clone(),
                 folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authority, private_address),
+                environment: environment_of(&pool, &authorities, private_address),
             },
             machines.clone(),
         ));
@@ -147,7 +149,7 @@ impl App {
             store.clone(),
             Arc::clone(&relay),
             Arc::clone(&provider),
-            authority,
+            authorities,
             wanted,
         ));
         let sessions = Arc::new(Sessions::new(
@@ -298,6 +300,14 @@ pub async fn rescue_administrator(config: Config, email: &str) -> anyhow::Result
     Ok(())
 }
 
+/// Makes an authority for agents in this folder.
+///
+/// # Errors
+/// Where there is one already, or it cannot be written.
+pub fn make_authority(folder: &Path) -> anyhow::Result<()> {
+    Authority::create(folder)
+}
+
 fn open_accounts(
     store: Store,
     data_dir: &Path,
@@ -405,7 +415,7 @@ fn unreadable(key: &str, file: &Path) -> String {
 
 fn environment_of(
     pool: &Pool,
-    authority: &Authority,
+    authorities: &Authorities,
     address: std::net::SocketAddr,
 ) -> Vec<(String, String)> {
     let mut environment = vec![
@@ -415,7 +425,7 @@ fn environment_of(
         ),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
-            authority.root_file().display().to_string(),
+            authorities.bundle_file().display().to_string(),
         ),
         (
             "BROWSERFLEET_SESSIONS_MAX".to_owned(),

@@ -21,6 +21,8 @@ pub struct Enrolled {
     pub certificate: CertificateDer<'static>,
     /// From now.
     pub valid_for: Duration,
+    /// What it trusts from now on, DER.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 const REFUSED: Error = Error::Forbidden("the token is not valid");
@@ -68,7 +70,7 @@ impl Fleet {
     }
 
     async fn issue(&self, instance: InstanceId, request: &[u8]) -> Result<Enrolled, Error> {
-        let issued = self.authority.issue(request, instance).map_err(|cause| {
+        let issued = self.authorities.issue(request, instance).map_err(|cause| {
             tracing::warn!(instance.id = %instance, %cause, "refused a signing request");
             REFUSED
         })?;
@@ -76,7 +78,8 @@ impl Fleet {
         Ok(Enrolled {
             instance,
             certificate: issued.certificate,
-            valid_for: ladder::CERTIFICATE,
+            valid_for: self.authorities.certificate_life(),
+            authorities: self.authorities.certificates(),
         })
     }
 

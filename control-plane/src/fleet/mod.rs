@@ -1,6 +1,7 @@
 //! Instances: who gets one, how agents join, and what becomes of them.
 
 mod acquire;
+pub mod authorities;
 pub mod authority;
 mod enrol;
 mod reconcile;
@@ -19,7 +20,7 @@ pub use acquire::Lease;
 pub use enrol::Enrolled;
 pub use reconcile::Reconciled;
 
-use authority::Authority;
+use authorities::Authorities;
 
 /// The pool that is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +48,7 @@ pub struct Fleet {
     store: Store,
     relay: Arc<Relay>,
     provider: Arc<dyn Provider>,
-    authority: Authority,
+    authorities: Authorities,
     wanted: Wanted,
     /// One placement at a time: the choice is made from rows, and changes them.
     placing: Mutex<Doors>,
@@ -69,14 +70,14 @@ impl Fleet {
         store: Store,
         relay: Arc<Relay>,
         provider: Arc<dyn Provider>,
-        authority: Authority,
+        authorities: Authorities,
         wanted: Wanted,
     ) -> Self {
         Self {
             store,
             relay,
             provider,
-            authority,
+            authorities,
             wanted,
             placing: Mutex::new(Doors::Open),
             wake: watch::Sender::new(0),
@@ -93,10 +94,10 @@ impl Fleet {
         self.wake.subscribe()
     }
 
-    /// The certificate authority of the agents.
+    /// The certificate authorities of the agents.
     #[must_use]
-    pub fn authority(&self) -> &Authority {
-        &self.authority
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// Notes that an agent renewed its lease.

@@ -48,6 +48,10 @@ fn message_of(enrolled: Enrolled) -> Certificate {
         certificate: enrolled.certificate.to_vec().into(),
         valid_for_ms: u64::try_from(enrolled.valid_for.as_millis()).unwrap_or(u64::MAX),
         instance_id: enrolled.instance.to_string(),
-        authorities: Vec::new(),
+        authorities: enrolled
+            .authorities
+            .iter()
+            .map(|it| it.to_vec().into())
+            .collect(),
     }
 }
