@@ -21,6 +21,7 @@ mod other_providers;
 mod pages;
 mod replicas;
 mod restarts;
+mod rotation;
 mod second_factor;
 mod slow_clients;
 mod store;

@@ -96,6 +96,22 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{name} is not built; run: cargo build --workspace"))
 }
 
+/// Makes an authority of agents in this folder, as an operator does.
+///
+/// # Errors
+/// What the program said instead.
+pub async fn make_authority(folder: &Path) -> anyhow::Result<()> {
+    let made = Command::new(program("browserfleet")?)
+        .env_clear()
+        .arg("authority")
+        .arg(folder)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    anyhow::ensure!(made.status.success(), "{said}");
+    Ok(())
+}
+
 impl World {
     /// A world with nothing special.
     ///
@@ -296,6 +312,11 @@ impl World {
         {
             eprintln!("could not kill the control plane: {error}");
         }
+    }
+
+    /// Has a setting from its next start on.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        self.plan.settings.insert(key.to_owned(), value.to_string());
     }
 
     /// Starts the control plane again, at the same addresses.
