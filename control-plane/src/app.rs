@@ -26,10 +26,12 @@ use crate::api::serve::Port;
 use crate::api::{self, Api, Front, Readiness, idempotency::Answered};
 use crate::clock;
 use crate::config::{self, Config, Pool};
+use crate::domain::certificate::{Certificate, Purpose};
 use crate::domain::login::Lives;
+use crate::domain::time::Timestamp;
 use crate::domain::user::Limits;
 use crate::fleet::authorities::Authorities;
-use crate::fleet::authority::Authority;
+use crate::fleet::authority::{self, Authority};
 use crate::fleet::{Fleet, Wanted};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
@@ -100,8 +102,16 @@ impl App {
         let data_dir = data_dir.canonicalize()?;
         let authorities =
             Authorities::open(&data_dir, &agents.authorities, agents.certificate_life)?;
+        let mut certificates = authorities.ends();
         let tls = match &listen.tls {
-            Some((certificate, key)) => Some(tls_of(certificate, key)?),
+            Some((certificate, key)) => {
+                let (tls, ends_at) = tls_of(certificate, key)?;
+                certificates.push(Certificate {
+                    purpose: Purpose::Api,
+                    ends_at,
+                });
+                Some(tls)
+            }
             None => None,
         };
         let store = open_store(&database_url).await?;
@@ -210,6 +220,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             sessions,
             provider,
+            certificates,
         }
         .start(&tasks);
 
@@ -360,7 +371,8 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpLis
     })
 }
 
-fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+/// What the API's port speaks with, and when the first of its certificates ends.
+fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<(TlsAcceptor, Timestamp)> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
@@ -369,6 +381,9 @@ fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         "BROWSERFLEET_TLS_CERT: {} holds no certificate in PEM",
         certificate.display()
     );
+    let ends: anyhow::Result<Vec<Timestamp>> = chain.iter().map(authority::end_of).collect();
+    let ends = ends.with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
+    let first = ends.into_iter().min().unwrap_or(Timestamp(i64::MAX));
     let mode = fs::metadata(key).map_or(0, |it| it.permissions().mode());
     // A group may read it: that is how Debian shares keys with services.
     anyhow::ensure!(
@@ -385,7 +400,7 @@ fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .with_single_cert(chain, private)
         .context("BROWSERFLEET_TLS_CERT and BROWSERFLEET_TLS_KEY do not go together")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), first))
 }
 
 /// Told at the start instead of with each instance that cannot start.

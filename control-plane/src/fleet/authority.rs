@@ -277,14 +277,17 @@ fn certifies(certificate: &CertificateDer<'_>, key: &KeyPair) -> anyhow::Result<
         parsed.public_key().raw == key.subject_public_key_info(),
         "it does not belong to the key beside it"
     );
-    Ok(end_of(&parsed))
+    end_of(certificate)
 }
 
 /// When a certificate ends.
-#[must_use]
-pub fn end_of(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Timestamp {
-    let seconds = certificate.validity().not_after.timestamp();
-    Timestamp(seconds.saturating_mul(1_000_000))
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn end_of(certificate: &CertificateDer<'_>) -> anyhow::Result<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Ok(Timestamp(seconds.saturating_mul(1_000_000)))
 }
 
 fn today() -> anyhow::Result<OffsetDateTime> {

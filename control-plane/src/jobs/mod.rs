@@ -1,6 +1,7 @@
 //! What happens without being asked. Jobs are woken by signals and by the time
 //! that they themselves named; what they do they decide from what they read.
 
+mod certificates;
 mod converge;
 mod expire;
 mod purge;
@@ -9,6 +10,7 @@ mod revoke;
 use std::sync::Arc;
 
 use crate::accounts::Accounts;
+use crate::domain::certificate::Certificate;
 use crate::fleet::Fleet;
 use crate::provider::Provider;
 use crate::sessions::Sessions;
@@ -28,6 +30,8 @@ pub struct Jobs {
     pub sessions: Arc<Sessions>,
     /// Machines.
     pub provider: Arc<dyn Provider>,
+    /// Certificates of ours.
+    pub certificates: Vec<Certificate>,
 }
 
 impl Jobs {
@@ -39,6 +43,10 @@ impl Jobs {
             expire::run(Arc::clone(&self.sessions), tasks.clone()),
         );
         tasks.spawn("revoke", revoke::run(self.clone(), tasks.clone()));
+        tasks.spawn(
+            "certificates",
+            certificates::run(self.certificates.clone(), tasks.clone()),
+        );
         tasks.spawn("purge", purge::run(self.clone(), tasks.clone()));
     }
 }
