@@ -5,6 +5,8 @@
 //! ready. Stop: not ready, jobs and ports end, links cut, what is in flight is
 //! answered, instances ended, store closed.
 
+mod measured;
+
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ use crate::relay::Relay;
 use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tasks::Tasks;
+
+use measured::Measured;
 
 /// How long a stop may take, from the first signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
@@ -95,7 +99,7 @@ impl App {
             pool,
             administrator,
             accounts: account_settings,
-            telemetry: _,
+            telemetry,
         } = config;
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
@@ -133,6 +137,14 @@ impl App {
         let private_address = private.local_addr()?;
         let private_tls = authorities.server_config(private_address.ip())?;
 
+        // Before anything that is counted happens.
+        let metrics = match telemetry.metrics {
+            Some(address) => {
+                let listener = bind(address, "BROWSERFLEET_METRICS_LISTEN").await?;
+                Some(Measured::start(listener)?)
+            }
+            None => None,
+        };
         let tasks = Tasks::default();
         let machines = Tasks::default();
         let provider: Arc<dyn Provider> = Arc::new(Local::new(
@@ -194,7 +206,7 @@ impl App {
             readiness: readiness.clone(),
             front,
         };
-        let ports = [
+        let mut ports = vec![
             Port {
                 name: "api",
                 listener: public,
@@ -210,6 +222,15 @@ impl App {
                 router: api::agent_router(&api),
             },
         ];
+        let metrics_address = match metrics {
+            Some(metrics) => {
+                metrics.watch(&sessions, &relay, &certificates);
+                let address = metrics.listener.local_addr()?;
+                ports.push(metrics.port());
+                Some(format!("http://{address}/metrics"))
+            }
+            None => None,
+        };
         for port in ports {
             tasks.spawn(port.name, port.serve(tasks.clone()));
         }
@@ -229,6 +250,7 @@ impl App {
         let note = serde_json::json!({
             "api": format!("{scheme}://{address}"),
             "agents": format!("https://{private_address}"),
+            "metrics": metrics_address,
             "pid": std::process::id(),
         });
         fs::write(&ready_note, note.to_string())?;

@@ -30,7 +30,7 @@ pub struct Config {
     pub administrator: Administrator,
     /// Users and how they sign in.
     pub accounts: Accounts,
-    /// The log.
+    /// The log and the metrics.
     pub telemetry: Telemetry,
 }
 
@@ -194,13 +194,15 @@ pub struct Administrator {
     pub password: Option<String>,
 }
 
-/// How the log is written.
+/// How the log is written, and where metrics are read.
 #[derive(Debug)]
 pub struct Telemetry {
     /// `info`, or directives such as `browserfleet=debug`.
     pub filter: String,
     /// Text or JSON.
     pub format: LogFormat,
+    /// Where `/metrics` is; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The form of a line of the log.
@@ -351,6 +353,7 @@ pub const KEYS: &[&str] = &[
     "ADMIN_PASSWORD",
     "LOG",
     "LOG_FORMAT",
+    "METRICS_LISTEN",
 ];
 
 fn is_setting(key: &str) -> bool {
@@ -395,6 +398,7 @@ impl Settings<'_> {
             telemetry: Telemetry {
                 filter: self.filter(),
                 format: self.or("LOG_FORMAT", LogFormat::Text),
+                metrics: self.maybe("METRICS_LISTEN"),
             },
             data_dir,
         }
@@ -671,14 +675,20 @@ impl Settings<'_> {
     where
         T: FromStr<Err: Display>,
     {
-        let Some(text) = self.text(key) else {
-            return default;
-        };
-        text.parse().unwrap_or_else(|fault: T::Err| {
-            self.faults
-                .push(format!("{PREFIX}{key} is `{text}`: {fault}"));
-            default
-        })
+        self.maybe(key).unwrap_or(default)
+    }
+
+    fn maybe<T>(&mut self, key: &str) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let text = self.text(key)?;
+        text.parse()
+            .inspect_err(|fault: &T::Err| {
+                self.faults
+                    .push(format!("{PREFIX}{key} is `{text}`: {fault}"));
+            })
+            .ok()
     }
 
     fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> u32 {

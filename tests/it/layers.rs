@@ -33,6 +33,10 @@ const DOORS: &[(&str, &[&str])] = &[
         &["control-plane/src/api/grpc", "agent/src/link", "proto/src"],
     ),
     ("headless_chrome", &["agent/src/browser"]),
+    ("opentelemetry", &["control-plane/src/telemetry"]),
+    ("opentelemetry_sdk", &["control-plane/src/telemetry"]),
+    ("opentelemetry_prometheus", &["control-plane/src/telemetry"]),
+    ("prometheus", &["control-plane/src/telemetry"]),
 ];
 
 fn root() -> PathBuf {

@@ -16,6 +16,7 @@ mod cookies;
 mod edge;
 mod health;
 mod keys;
+mod metrics;
 mod oauth;
 mod openapi;
 mod origin;
@@ -36,6 +37,7 @@ use crate::accounts::Accounts;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::sessions::Sessions;
+use crate::telemetry::metrics::Metrics;
 
 /// The services that the doors call.
 #[derive(Clone)]
@@ -190,6 +192,11 @@ pub fn router(api: Api) -> Router {
             move |_: &axum::response::Response| front.tls.then(|| hsts.clone()),
         ))
         .with_state(api)
+}
+
+/// What Prometheus reaches, on an address of its own.
+pub fn metrics_router(metrics: Arc<Metrics>) -> Router {
+    metrics::router(metrics)
 }
 
 /// What agents reach, on their own port.

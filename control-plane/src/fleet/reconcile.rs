@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::provider::Launch;
 use crate::relay::Contact;
 use crate::store::instances::NewInstance;
+use crate::telemetry::metrics;
 
 /// How long a machine may take until its agent is there.
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
@@ -101,6 +102,7 @@ impl Fleet {
             .await
             .map_err(|error| Error::Internal(error.into()))?;
         let rows = self.store.instances().await?;
+        metrics::instances(rows.iter().map(|row| row.status.as_str()));
         let mut done = Reconciled::default();
         for machine in &machines {
             if !rows.iter().any(|row| row.id == machine.instance) {

@@ -6,6 +6,8 @@ use tokio::time::sleep;
 
 use super::Jobs;
 use crate::tasks::Tasks;
+use crate::telemetry::labels::Orphan;
+use crate::telemetry::metrics;
 
 /// The longest time between two rounds, whatever happens or does not.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -36,6 +38,9 @@ pub(super) async fn run(jobs: Jobs, tasks: Tasks) {
 async fn round(jobs: &Jobs) -> Duration {
     match jobs.fleet.reconcile().await {
         Ok(done) => {
+            metrics::launched(done.launched);
+            metrics::terminated(done.terminated);
+            metrics::orphaned(Orphan::Machine, done.orphans);
             for (instance, reason) in &done.lost {
                 jobs.sessions.instance_lost(*instance, reason).await;
             }

@@ -18,6 +18,7 @@ use super::{caller_of, status_of};
 use crate::api::Api;
 use crate::relay::{Attached, Link, Newcomer, Outgoing};
 use crate::sessions::Report;
+use crate::telemetry::metrics;
 
 /// Reports that were not the agent's to make, after which its link is cut.
 const STRANGE_REPORTS_MAX: u32 = 100;
@@ -219,6 +220,7 @@ impl Pump {
             };
             if report == Report::Strange {
                 strange += 1;
+                metrics::strange_report();
                 tracing::warn!(
                     instance.id = %self.link.instance, link.id = %self.link.id, strange,
                     "dropped a report that is not this agent's to make"
