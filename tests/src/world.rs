@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::api::Caller;
 use crate::eventually;
 use crate::mail;
+use crate::metrics::Metrics;
 use crate::processes::{self, Process};
 
 /// How long a start may take: the database and two listeners.
@@ -74,6 +75,7 @@ pub struct World {
     pub api: String,
     /// Where agents dial.
     pub agents: SocketAddr,
+    metrics: Option<String>,
 }
 
 /// The log of the control plane and its agents.
@@ -129,6 +131,7 @@ impl World {
             log: Log::default(),
             api: String::new(),
             agents: SocketAddr::from(([127, 0, 0, 1], 0)),
+            metrics: None,
         };
         world.launch().await?;
         Ok(world)
@@ -176,6 +179,7 @@ impl World {
             .as_str()
             .unwrap_or_default()
             .clone_into(&mut self.api);
+        self.metrics = note["metrics"].as_str().map(str::to_owned);
         let agents = note["agents"].as_str().unwrap_or_default();
         self.agents = agents.trim_start_matches("https://").parse()?;
         Ok(())
@@ -278,6 +282,16 @@ impl World {
         })
         .await;
         newest().expect("it came")
+    }
+
+    /// What is measured now; `METRICS_LISTEN` has to be set.
+    ///
+    /// # Panics
+    /// Where it cannot be read.
+    pub async fn metrics(&self) -> Metrics {
+        let url = self.metrics.as_ref().expect("METRICS_LISTEN is set");
+        let read = Metrics::read(url).await;
+        read.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// The main processes of all browsers, spares too.
