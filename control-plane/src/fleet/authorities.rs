@@ -29,6 +29,7 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
 use super::authority::{Authority, Issued};
+use super::client_certificates::ForClients;
 use crate::domain::certificate::{Certificate, Purpose};
 
 /// What agents trust when they join, in the data folder.
@@ -148,7 +149,7 @@ impl Authorities {
             .allow_unauthenticated()
             .build()?;
         let mut config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(ForClients(verifier)))
             .with_single_cert(own.chain, own.key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Arc::new(config))

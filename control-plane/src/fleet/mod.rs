@@ -3,6 +3,7 @@
 mod acquire;
 pub mod authorities;
 pub mod authority;
+mod client_certificates;
 mod enrol;
 mod reconcile;
 
