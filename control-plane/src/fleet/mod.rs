@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use browserfleet_proto::ids::InstanceId;
+use governor::DefaultDirectRateLimiter;
 use tokio::sync::{Mutex, watch};
 
 use crate::provider::Provider;
@@ -18,7 +19,7 @@ use crate::relay::Relay;
 use crate::store::Store;
 
 pub use acquire::Lease;
-pub use enrol::Enrolled;
+pub use enrol::{Applicant, Enrolled};
 pub use reconcile::Reconciled;
 
 use authorities::Authorities;
@@ -50,6 +51,8 @@ pub struct Fleet {
     relay: Arc<Relay>,
     provider: Arc<dyn Provider>,
     authorities: Authorities,
+    /// How many refusals of agents the audit takes.
+    refusals_told: DefaultDirectRateLimiter,
     wanted: Wanted,
     /// One placement at a time: the choice is made from rows, and changes them.
     placing: Mutex<Doors>,
@@ -79,6 +82,7 @@ impl Fleet {
             relay,
             provider,
             authorities,
+            refusals_told: DefaultDirectRateLimiter::direct(enrol::REFUSALS_TOLD),
             wanted,
             placing: Mutex::new(Doors::Open),
             wake: watch::Sender::new(0),
