@@ -5,6 +5,8 @@
 //! ready. Stop: not ready, jobs and ports end, links cut, what is in flight is
 //! answered, instances ended, store closed.
 
+mod measured;
+
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -26,9 +28,12 @@ use crate::api::serve::Port;
 use crate::api::{self, Api, Front, Readiness, idempotency::Answered};
 use crate::clock;
 use crate::config::{self, Config, Pool};
+use crate::domain::certificate::{Certificate, Purpose};
 use crate::domain::login::Lives;
+use crate::domain::time::Timestamp;
 use crate::domain::user::Limits;
-use crate::fleet::authority::Authority;
+use crate::fleet::authorities::Authorities;
+use crate::fleet::authority::{self, Authority};
 use crate::fleet::{self, Fleet};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
@@ -37,6 +42,8 @@ use crate::relay::Relay;
 use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tasks::Tasks;
+
+use measured::Measured;
 
 /// How long a stop may take, from the first signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
@@ -87,19 +94,28 @@ impl App {
         let Config {
             data_dir,
             api: listen,
-            agent_listen,
+            agents,
             database_url,
             pool,
             administrator,
             accounts: account_settings,
-            telemetry: _,
+            telemetry,
         } = config;
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
-        let authority = Authority::open(&data_dir)?;
+        let authorities =
+            Authorities::open(&data_dir, &agents.authorities, agents.certificate_life)?;
+        let mut certificates = authorities.ends();
         let tls = match &listen.tls {
-            Some((certificate, key)) => Some(tls_of(certificate, key)?),
+            Some((certificate, key)) => {
+                let (tls, ends_at) = tls_of(certificate, key)?;
+                certificates.push(Certificate {
+                    purpose: Purpose::Api,
+                    ends_at,
+                });
+                Some(tls)
+            }
             None => None,
         };
         let store = open_store(&database_url).await?;
@@ -117,17 +133,25 @@ impl App {
         };
         let accounts = open_accounts(store.clone(), &data_dir, account_settings, public_url)?;
 
-        let private = bind(agent_listen, "BROWSERFLEET_AGENT_LISTEN").await?;
+        let private = bind(agents.address, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
-        let private_tls = authority.server_config(private_address.ip())?;
+        let private_tls = authorities.server_config(private_address.ip())?;
 
+        // Before anything that is counted happens.
+        let metrics = match telemetry.metrics {
+            Some(address) => {
+                let listener = bind(address, "BROWSERFLEET_METRICS_LISTEN").await?;
+                Some(Measured::start(listener)?)
+            }
+            None => None,
+        };
         let tasks = Tasks::default();
         let machines = Tasks::default();
         let provider: Arc<dyn Provider> = Arc::new(Local::new(
             Settings {
                 agent: pool.agent.clone(),
                 folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authority, private_address),
+                environment: environment_of(&pool, &authorities, private_address),
             },
             machines.clone(),
         ));
@@ -149,7 +173,7 @@ impl App {
             store.clone(),
             Arc::clone(&relay),
             Arc::clone(&provider),
-            authority,
+            authorities,
             wanted,
         );
         let fleet = Arc::new(fleet.await.context("could not read the pool")?);
@@ -190,7 +214,7 @@ impl App {
             readiness: readiness.clone(),
             front,
         };
-        let ports = [
+        let mut ports = vec![
             Port {
                 name: "api",
                 listener: public,
@@ -206,6 +230,15 @@ impl App {
                 router: api::agent_router(&api),
             },
         ];
+        let metrics_address = match metrics {
+            Some(metrics) => {
+                metrics.watch(&sessions, &relay, &certificates);
+                let address = metrics.listener.local_addr()?;
+                ports.push(metrics.port());
+                Some(format!("http://{address}/metrics"))
+            }
+            None => None,
+        };
         for port in ports {
             tasks.spawn(port.name, port.serve(tasks.clone()));
         }
@@ -217,6 +250,7 @@ impl App {
             sessions,
             provider,
             links: relay.changes(),
+            certificates,
         }
         .start(&tasks);
 
@@ -225,6 +259,7 @@ impl App {
         let note = serde_json::json!({
             "api": format!("{scheme}://{address}"),
             "agents": format!("https://{private_address}"),
+            "metrics": metrics_address,
             "pid": std::process::id(),
         });
         fs::write(&ready_note, note.to_string())?;
@@ -315,6 +350,14 @@ pub async fn rescue_administrator(config: Config, email: &str) -> anyhow::Result
     Ok(())
 }
 
+/// Makes an authority for agents in this folder.
+///
+/// # Errors
+/// Where there is one already, or it cannot be written.
+pub fn make_authority(folder: &Path) -> anyhow::Result<()> {
+    Authority::create(folder)
+}
+
 fn open_accounts(
     store: Store,
     data_dir: &Path,
@@ -367,7 +410,8 @@ async fn bind(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpLis
     })
 }
 
-fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+/// What the API's port speaks with, and when the first of its certificates ends.
+fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<(TlsAcceptor, Timestamp)> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
@@ -376,6 +420,9 @@ fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         "BROWSERFLEET_TLS_CERT: {} holds no certificate in PEM",
         certificate.display()
     );
+    let ends: anyhow::Result<Vec<Timestamp>> = chain.iter().map(authority::end_of).collect();
+    let ends = ends.with_context(|| unreadable("BROWSERFLEET_TLS_CERT", certificate))?;
+    let first = ends.into_iter().min().unwrap_or(Timestamp(i64::MAX));
     let mode = fs::metadata(key).map_or(0, |it| it.permissions().mode());
     // A group may read it: that is how Debian shares keys with services.
     anyhow::ensure!(
@@ -392,7 +439,7 @@ fn tls_of(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .with_single_cert(chain, private)
         .context("BROWSERFLEET_TLS_CERT and BROWSERFLEET_TLS_KEY do not go together")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), first))
 }
 
 /// Told at the start instead of with each instance that cannot start.
@@ -422,7 +469,7 @@ fn unreadable(key: &str, file: &Path) -> String {
 
 fn environment_of(
     pool: &Pool,
-    authority: &Authority,
+    authorities: &Authorities,
     address: std::net::SocketAddr,
 ) -> Vec<(String, String)> {
     let mut environment = vec![
@@ -432,7 +479,7 @@ fn environment_of(
         ),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
-            authority.root_file().display().to_string(),
+            authorities.bundle_file().display().to_string(),
         ),
         (
             "BROWSERFLEET_SESSIONS_MAX".to_owned(),

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use browserfleet_proto::ladder;
 use ipnet::IpNet;
 use url::Url;
 
@@ -22,7 +23,7 @@ pub struct Config {
     /// The public API.
     pub api: Listener,
     /// Where agents join and hold their links.
-    pub agent_listen: SocketAddr,
+    pub agents: Agents,
     /// `sqlite:` or `postgres:`.
     pub database_url: String,
     /// The instances.
@@ -31,7 +32,7 @@ pub struct Config {
     pub administrator: Administrator,
     /// Users and how they sign in.
     pub accounts: Accounts,
-    /// The log.
+    /// The log and the metrics.
     pub telemetry: Telemetry,
 }
 
@@ -151,6 +152,18 @@ pub struct Listener {
     pub connections_max: usize,
 }
 
+/// The agents' listener, and what proves them and us to each other.
+#[derive(Debug)]
+pub struct Agents {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Folders of certificate authorities: the first signs agents' certificates, the
+    /// last ours, all are trusted. Without any, the one of the data folder.
+    pub authorities: Vec<PathBuf>,
+    /// How long an agent's certificate lives.
+    pub certificate_life: Duration,
+}
+
 /// The pool that is wanted.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -185,13 +198,15 @@ pub struct Administrator {
     pub password: Option<String>,
 }
 
-/// How the log is written.
+/// How the log is written, and where metrics are read.
 #[derive(Debug)]
 pub struct Telemetry {
     /// `info`, or directives such as `browserfleet=debug`.
     pub filter: String,
     /// Text or JSON.
     pub format: LogFormat,
+    /// Where `/metrics` is; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The form of a line of the log.
@@ -285,6 +300,12 @@ const LOG_DEFAULT: &str = "info,sqlx=warn";
 
 /// A key that comes and a key that goes.
 const SIGNING_KEYS_MAX: usize = 2;
+/// One that comes, one that goes, and one that was to come and is given up.
+const AUTHORITIES_MAX: usize = 3;
+/// Life of an agent's certificate, in milliseconds: what both ends reckon with.
+const CERTIFICATE_MS: u32 = ladder::CERTIFICATE.as_millis() as u32;
+/// The shortest, in milliseconds: renewed at two thirds, it leaves 3 s for the renewal.
+const CERTIFICATE_MS_MIN: u32 = 10_000;
 
 const PREFIX: &str = "BROWSERFLEET_";
 
@@ -297,6 +318,8 @@ pub const KEYS: &[&str] = &[
     "TLS_KEY",
     "CONNECTIONS_MAX",
     "AGENT_LISTEN",
+    "AGENT_AUTHORITIES",
+    "AGENT_CERTIFICATE_MS",
     "DATABASE_URL",
     "PROVIDER",
     "LOCAL_AGENT",
@@ -335,6 +358,7 @@ pub const KEYS: &[&str] = &[
     "ADMIN_PASSWORD",
     "LOG",
     "LOG_FORMAT",
+    "METRICS_LISTEN",
 ];
 
 fn is_setting(key: &str) -> bool {
@@ -371,7 +395,7 @@ impl Settings<'_> {
         let pool = self.pool();
         Config {
             api: self.api(),
-            agent_listen: self.or("AGENT_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8081))),
+            agents: self.agents(),
             database_url,
             pool,
             administrator: self.administrator(),
@@ -379,6 +403,7 @@ impl Settings<'_> {
             telemetry: Telemetry {
                 filter: self.filter(),
                 format: self.or("LOG_FORMAT", LogFormat::Text),
+                metrics: self.maybe("METRICS_LISTEN"),
             },
             data_dir,
         }
@@ -401,6 +426,27 @@ impl Settings<'_> {
             address: self.or("LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080))),
             tls,
             connections_max: self.number("CONNECTIONS_MAX", 10_000, 1, 1_000_000) as usize,
+        }
+    }
+
+    fn agents(&mut self) -> Agents {
+        let authorities: Vec<PathBuf> = self.list("AGENT_AUTHORITIES");
+        if authorities.len() > AUTHORITIES_MAX {
+            self.faults.push(format!(
+                "{PREFIX}AGENT_AUTHORITIES names {} folders; at most {AUTHORITIES_MAX} overlap",
+                authorities.len()
+            ));
+        }
+        let life = self.number(
+            "AGENT_CERTIFICATE_MS",
+            CERTIFICATE_MS,
+            CERTIFICATE_MS_MIN,
+            CERTIFICATE_MS,
+        );
+        Agents {
+            address: self.or("AGENT_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8081))),
+            authorities,
+            certificate_life: Duration::from_millis(life.into()),
         }
     }
 
@@ -635,14 +681,20 @@ impl Settings<'_> {
     where
         T: FromStr<Err: Display>,
     {
-        let Some(text) = self.text(key) else {
-            return default;
-        };
-        text.parse().unwrap_or_else(|fault: T::Err| {
-            self.faults
-                .push(format!("{PREFIX}{key} is `{text}`: {fault}"));
-            default
-        })
+        self.maybe(key).unwrap_or(default)
+    }
+
+    fn maybe<T>(&mut self, key: &str) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let text = self.text(key)?;
+        text.parse()
+            .inspect_err(|fault: &T::Err| {
+                self.faults
+                    .push(format!("{PREFIX}{key} is `{text}`: {fault}"));
+            })
+            .ok()
     }
 
     fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> u32 {

@@ -1,5 +1,6 @@
 //! Browserfleet's control plane.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use browserfleet_control_plane::app::{self, App, Signals};
@@ -23,8 +24,9 @@ async fn main() -> ExitCode {
         ["administrator", email] => {
             return report(app::rescue_administrator(config, email).await);
         }
+        ["authority", folder] => return report(app::make_authority(Path::new(folder))),
         _ => {
-            eprintln!("usage: browserfleet [administrator EMAIL]");
+            eprintln!("usage: browserfleet [administrator EMAIL | authority FOLDER]");
             return ExitCode::from(2);
         }
     };

@@ -1,6 +1,12 @@
+//! What operators are told: the log, which is here, and the metrics.
+//!
 //! Logs: one line an event, ids as fields, as text for people or JSON for
 //! programs. What would end a line, colour it or turn it around is escaped,
 //! wherever in an event it is.
+
+pub mod labels;
+pub mod metrics;
+mod process;
 
 use std::io::{self, Write};
 

@@ -41,6 +41,10 @@ const DOORS: &[(&str, &[&str])] = &[
         "aws_sdk_ssm",
         &["agent/src/host", "control-plane/src/provider"],
     ),
+    ("opentelemetry", &["control-plane/src/telemetry"]),
+    ("opentelemetry_sdk", &["control-plane/src/telemetry"]),
+    ("opentelemetry_prometheus", &["control-plane/src/telemetry"]),
+    ("prometheus", &["control-plane/src/telemetry"]),
 ];
 
 fn root() -> PathBuf {

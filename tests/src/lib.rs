@@ -9,6 +9,7 @@
 pub mod api;
 pub mod fault_proxy;
 pub mod mail;
+pub mod metrics;
 pub mod postgres;
 pub mod processes;
 pub mod scripted_agent;

@@ -17,7 +17,7 @@ use browserfleet_proto::agent::v1::media_service_client::MediaServiceClient;
 use browserfleet_proto::agent::v1::to_agent::Body as Heard;
 use browserfleet_proto::agent::v1::{
     Certificate, Chunk, Command, FromAgent, Heartbeat, Hello, JoinRequest, OpenSession,
-    SessionEnded, SessionOpened, Settled, ToAgent, Welcome,
+    RenewRequest, SessionEnded, SessionOpened, Settled, ToAgent, Welcome,
 };
 use browserfleet_proto::browser::v1::{
     Captured, Evaluated, ImageFormat, Outcome, outcome::Result as Done,
@@ -85,6 +85,14 @@ impl Machines {
     /// # Errors
     /// Where no machine comes, or the control plane refuses it.
     pub async fn next(&mut self) -> anyhow::Result<ScriptedAgent> {
+        ScriptedAgent::join(self.invitation().await?).await
+    }
+
+    /// What the next machine was told, whose agent has not joined yet.
+    ///
+    /// # Errors
+    /// Where no machine comes.
+    pub async fn invitation(&mut self) -> anyhow::Result<Invitation> {
         let note = timeout(PATIENCE, async {
             loop {
                 if let Some(note) = self.untaken() {
@@ -96,7 +104,7 @@ impl Machines {
         .await
         .context("no machine was started")?;
         self.taken.insert(note.clone());
-        ScriptedAgent::join(&std::fs::read_to_string(note)?).await
+        Invitation::read(&std::fs::read_to_string(note)?)
     }
 
     fn untaken(&self) -> Option<PathBuf> {
@@ -110,6 +118,80 @@ impl Machines {
     }
 }
 
+/// What a machine is told at its start.
+#[derive(Debug, Clone)]
+pub struct Invitation {
+    /// The one-time token.
+    pub token: String,
+    /// Where agents dial.
+    pub address: String,
+    /// The authorities that the control plane's certificate may be of, PEM.
+    pub authorities: String,
+}
+
+impl Invitation {
+    fn read(note: &str) -> anyhow::Result<Self> {
+        let mut lines = note.lines().map(str::to_owned);
+        let mut line = || lines.next().context("the note is short");
+        Ok(Self {
+            token: line()?,
+            address: line()?,
+            authorities: std::fs::read_to_string(line()?)?,
+        })
+    }
+
+    /// Asks for a certificate with this token and this signing request.
+    ///
+    /// # Errors
+    /// What the control plane says instead.
+    ///
+    /// # Panics
+    /// Where it cannot be reached.
+    pub async fn join(&self, token: &str, signing_request: &[u8]) -> Result<Certificate, Status> {
+        let request = JoinRequest {
+            token: token.to_owned(),
+            signing_request: Bytes::copy_from_slice(signing_request),
+            ..JoinRequest::default()
+        };
+        let endpoint = dialing(&self.address, &self.authorities, None).expect("an address");
+        let channel = endpoint.connect().await.expect("a connection");
+        let joined = EnrolmentServiceClient::new(channel).join(request).await?;
+        Ok(joined.into_inner())
+    }
+}
+
+/// How the control plane is dialed.
+fn dialing(
+    address: &str,
+    authorities: &str,
+    identity: Option<Identity>,
+) -> anyhow::Result<Endpoint> {
+    let trusted = tonic::transport::Certificate::from_pem(authorities);
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(trusted)
+        .domain_name(SERVER_NAME);
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    Ok(Endpoint::from_shared(address.to_owned())?.tls_config(tls)?)
+}
+
+/// A key, and the request to sign it.
+///
+/// # Errors
+/// Where there is none.
+pub fn new_key() -> anyhow::Result<(KeyPair, Vec<u8>)> {
+    let key = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok((key, request.der().to_vec()))
+}
+
+/// DER, as PEM.
+#[must_use]
+pub fn pem_of(certificate: &[u8]) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", certificate))
+}
+
 /// One that has joined.
 #[derive(Debug, Clone)]
 pub struct ScriptedAgent {
@@ -117,43 +199,59 @@ pub struct ScriptedAgent {
     pub instance: String,
     /// This life of its process.
     pub boot: String,
+    address: String,
     endpoint: Endpoint,
     /// Without its certificate.
     anonymous: Endpoint,
 }
 
 impl ScriptedAgent {
-    async fn join(note: &str) -> anyhow::Result<Self> {
-        let mut lines = note.lines().map(str::to_owned);
-        let mut line = || lines.next().context("the note is short");
-        let (token, address, authority) = (line()?, line()?, line()?);
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(tonic::transport::Certificate::from_pem(std::fs::read(
-                authority,
-            )?))
-            .domain_name(SERVER_NAME);
-        let endpoint = Endpoint::from_shared(address)?;
-        let key = KeyPair::generate()?;
-        let request = CertificateParams::default().serialize_request(&key)?;
-        let request = JoinRequest {
+    async fn join(invitation: Invitation) -> anyhow::Result<Self> {
+        let (key, request) = new_key()?;
+        let Invitation {
             token,
-            signing_request: request.der().to_vec().into(),
-            ..JoinRequest::default()
+            address,
+            authorities,
+        } = &invitation;
+        let told = invitation.join(token, &request).await?;
+        anyhow::ensure!(
+            told.authorities
+                .iter()
+                .map(|it| pem_of(it))
+                .collect::<String>()
+                .lines()
+                .eq(authorities.lines()),
+            "a certificate comes with what its agent was told"
+        );
+        Self::told(&key, &told, address.clone())
+    }
+
+    /// The same agent with its next certificate, which trusts what it was told with it.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub async fn renewed(&self) -> anyhow::Result<Self> {
+        let (key, request) = new_key()?;
+        let request = RenewRequest {
+            signing_request: request.into(),
         };
-        let channel = endpoint.clone().tls_config(tls.clone())?.connect().await?;
-        let joined = EnrolmentServiceClient::new(channel).join(request).await?;
-        let Certificate {
-            certificate,
-            instance_id,
-            ..
-        } = joined.into_inner();
-        let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", certificate.as_ref()));
-        let identity = Identity::from_pem(certificate, key.serialize_pem());
+        let mut client = EnrolmentServiceClient::new(self.channel().await?);
+        let told = client.renew(request).await?.into_inner();
         Ok(Self {
-            instance: instance_id,
+            boot: self.boot.clone(),
+            ..Self::told(&key, &told, self.address.clone())?
+        })
+    }
+
+    fn told(key: &KeyPair, told: &Certificate, address: String) -> anyhow::Result<Self> {
+        let authorities: String = told.authorities.iter().map(|it| pem_of(it)).collect();
+        let identity = Identity::from_pem(pem_of(&told.certificate), key.serialize_pem());
+        Ok(Self {
+            instance: told.instance_id.clone(),
             boot: browserfleet_proto::ids::BootId::new().to_string(),
-            anonymous: endpoint.clone().tls_config(tls.clone())?,
-            endpoint: endpoint.tls_config(tls.identity(identity))?,
+            anonymous: dialing(&address, &authorities, None)?,
+            endpoint: dialing(&address, &authorities, Some(identity))?,
+            address,
         })
     }
 

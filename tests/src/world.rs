@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::api::Caller;
 use crate::eventually;
 use crate::mail;
+use crate::metrics::Metrics;
 use crate::processes::{self, Process};
 
 /// How long a start may take: the database and two listeners.
@@ -74,6 +75,7 @@ pub struct World {
     pub api: String,
     /// Where agents dial.
     pub agents: SocketAddr,
+    metrics: Option<String>,
 }
 
 /// The log of the control plane and its agents.
@@ -96,6 +98,22 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{name} is not built; run: cargo build --workspace"))
 }
 
+/// Makes an authority of agents in this folder, as an operator does.
+///
+/// # Errors
+/// What the program said instead.
+pub async fn make_authority(folder: &Path) -> anyhow::Result<()> {
+    let made = Command::new(program("browserfleet")?)
+        .env_clear()
+        .arg("authority")
+        .arg(folder)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    anyhow::ensure!(made.status.success(), "{said}");
+    Ok(())
+}
+
 impl World {
     /// A world with nothing special.
     ///
@@ -113,6 +131,7 @@ impl World {
             log: Log::default(),
             api: String::new(),
             agents: SocketAddr::from(([127, 0, 0, 1], 0)),
+            metrics: None,
         };
         world.launch().await?;
         Ok(world)
@@ -160,6 +179,7 @@ impl World {
             .as_str()
             .unwrap_or_default()
             .clone_into(&mut self.api);
+        self.metrics = note["metrics"].as_str().map(str::to_owned);
         let agents = note["agents"].as_str().unwrap_or_default();
         self.agents = agents.trim_start_matches("https://").parse()?;
         Ok(())
@@ -264,6 +284,16 @@ impl World {
         newest().expect("it came")
     }
 
+    /// What is measured now; `METRICS_LISTEN` has to be set.
+    ///
+    /// # Panics
+    /// Where it cannot be read.
+    pub async fn metrics(&self) -> Metrics {
+        let url = self.metrics.as_ref().expect("METRICS_LISTEN is set");
+        let read = Metrics::read(url).await;
+        read.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// The main processes of all browsers, spares too.
     #[must_use]
     pub fn browsers(&self) -> Vec<Process> {
@@ -296,6 +326,11 @@ impl World {
         {
             eprintln!("could not kill the control plane: {error}");
         }
+    }
+
+    /// Has a setting from its next start on.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        self.plan.settings.insert(key.to_owned(), value.to_string());
     }
 
     /// Starts the control plane again, at the same addresses.

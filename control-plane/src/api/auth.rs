@@ -20,6 +20,7 @@ use crate::domain::audit::Credential;
 use crate::domain::login::Login;
 use crate::domain::time::Timestamp;
 use crate::error::Error;
+use crate::telemetry::metrics;
 
 /// How tokens get to the caller: programs get them in the body, pages as
 /// cookies that no script can read, unless the caller says otherwise.
@@ -246,6 +247,13 @@ pub async fn resend_verification(
     Ok(mailed())
 }
 
+/// Counts a login that was refused; one that goes on with a second factor was not.
+pub fn count_refusal(error: &Error) {
+    if !matches!(error, Error::SecondFactorNeeded { .. }) {
+        metrics::login_refused(error.code());
+    }
+}
+
 /// Signs in.
 pub async fn login(
     State(api): State<Api>,
@@ -257,7 +265,8 @@ pub async fn login(
     let signed_in = api
         .accounts
         .login(request.email, request.password, &client)
-        .await?;
+        .await
+        .inspect_err(count_refusal)?;
     Ok(deliver(signed_in, delivery))
 }
 
@@ -275,7 +284,8 @@ pub async fn login_with_second_factor(
     let signed_in = api
         .accounts
         .login_with_second_factor(&challenge, &request.code, &client)
-        .await?;
+        .await
+        .inspect_err(count_refusal)?;
     let mut response = deliver(signed_in, delivery);
     cookies::clear(response.headers_mut(), cookies::CHALLENGE, SameSite::Strict);
     Ok(response)

@@ -4,8 +4,8 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use browserfleet_proto::ids::RequestId;
@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::problem::InternalCause;
 use crate::error::Error;
+use crate::telemetry::metrics;
 
 /// Largest problem that is rewritten to carry the request's id, in bytes.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
@@ -23,6 +24,8 @@ const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 pub async fn around(request: Request, next: Next) -> Response {
     let id = RequestId::new();
     let started = Instant::now();
+    let method = name_of(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let span = tracing::info_span!(
         "request",
         request.id = %id,
@@ -38,6 +41,8 @@ pub async fn around(request: Request, next: Next) -> Response {
                 Error::Internal(anyhow::anyhow!("the request's handler panicked")).into_response()
             });
         let took = started.elapsed();
+        let route = route.as_ref().map(MatchedPath::as_str);
+        metrics::request(method, route, response.status().as_u16(), took);
         if let Some(InternalCause(cause)) = response.extensions().get() {
             tracing::error!(cause, "a request failed on our side");
         }
@@ -46,6 +51,20 @@ pub async fn around(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// A method as a label; a client may make up as many as it likes.
+fn name_of(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
 }
 
 async fn finish(response: Response, id: RequestId) -> Response {

@@ -18,6 +18,7 @@ mod edge;
 mod etag;
 mod health;
 mod keys;
+mod metrics;
 mod oauth;
 mod openapi;
 mod origin;
@@ -39,6 +40,7 @@ use crate::accounts::Accounts;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::sessions::Sessions;
+use crate::telemetry::metrics::Metrics;
 
 /// The services that the doors call.
 #[derive(Clone)]
@@ -201,6 +203,11 @@ pub fn router(api: Api) -> Router {
             move |_: &axum::response::Response| front.tls.then(|| hsts.clone()),
         ))
         .with_state(api)
+}
+
+/// What Prometheus reaches, on an address of its own.
+pub fn metrics_router(metrics: Arc<Metrics>) -> Router {
+    metrics::router(metrics)
 }
 
 /// What agents reach, on their own port.

@@ -9,7 +9,7 @@ use browserfleet_proto::ids::IdentityId;
 use cookie::SameSite;
 use serde::{Deserialize, Serialize};
 
-use super::auth::{MaybeCaller, keep};
+use super::auth::{MaybeCaller, count_refusal, keep};
 use super::extract::{Caller, Parameters};
 use super::sessions::ListView;
 use super::{Api, cookies};
@@ -152,6 +152,7 @@ pub async fn callback(
         (Some(_), Some(_), _, Some(_)) => Err(Error::ProviderDenied.into()),
         _ => Err(Error::AttemptInvalid.into()),
     };
+    let finished = finished.inspect_err(|failed: &Failed| count_refusal(&failed.error));
     let mut response = match finished {
         Ok(finished) => {
             let mut response = to(&finished.return_to);

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::tasks::Tasks;
+use crate::telemetry::metrics;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -82,6 +83,7 @@ impl Port {
             match accepted {
                 Ok((stream, address)) => {
                     let connection = Connection {
+                        port: self.name,
                         address,
                         router: self.router.clone(),
                         tasks: tasks.clone(),
@@ -110,6 +112,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 struct Connection {
+    port: &'static str,
     address: SocketAddr,
     router: Router,
     tasks: Tasks,
@@ -136,9 +139,13 @@ impl Connection {
                 self.speak(stream, certificate).await;
             }
             Ok(Err(error)) => {
-                tracing::info!(client = %self.address, %error, "a TLS handshake failed");
+                metrics::handshake_failed(self.port);
+                tracing::info!(client = %self.address, port = self.port, %error, "a TLS handshake failed");
             }
-            Err(_) => tracing::info!(client = %self.address, "a TLS handshake took too long"),
+            Err(_) => {
+                metrics::handshake_failed(self.port);
+                tracing::info!(client = %self.address, port = self.port, "a TLS handshake took too long");
+            }
         }
     }
 

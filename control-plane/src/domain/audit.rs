@@ -82,6 +82,8 @@ actions! {
     SecondFactorRequired = "user.second_factor_required",
     /// Whoever has a shell on the control plane made an administrator.
     AdministratorRescued = "administrator.rescued",
+    /// An agent, or who said to be one, was given no certificate.
+    AgentRefused = "agent.refused",
     /// Somebody asked for what is not for them.
     AccessDenied = "access.denied",
 }

@@ -2,6 +2,7 @@
 //! go in, the new state or a refusal comes out.
 
 pub mod audit;
+pub mod certificate;
 pub mod command;
 pub mod health;
 pub mod identity;

@@ -1,6 +1,5 @@
-//! The certificate authority of the agents: one self-made root, kept in an
-//! owner-only file; a certificate for the control plane's own port, made anew at
-//! each start; and 24-hour client certificates with names that we choose.
+//! One certificate authority of the agents: a certificate and its key, in a folder.
+//! Agents' certificates live a day and have the name that we choose.
 //!
 //! Of a signing request only the public key counts. What it asks to be called,
 //! or to be allowed, is not read.
@@ -8,44 +7,48 @@
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use browserfleet_proto::ids::InstanceId;
-use browserfleet_proto::ladder;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType, SerialNumber,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
-use rustls::RootCertStore;
-use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
+use crate::clock;
+use crate::domain::time::Timestamp;
+
 /// The name that agents expect the control plane's port to have.
 pub const SERVER_NAME: &str = "control-plane.browserfleet";
+/// In an authority's folder.
+const CERTIFICATE_FILE: &str = "agent-ca.pem";
+const KEY_FILE: &str = "agent-ca.key.pem";
 /// How far an agent's clock may be off before it distrusts our certificate.
 const CLOCK_SKEW: Duration = Duration::days(2);
-/// Life of the root and of the server's certificate, which is made at each start.
-const ROOT_LIFE: Duration = Duration::days(3650);
+/// How far an agent's certificate reaches back, for clocks that are behind ours.
+const BACKDATED: Duration = Duration::hours(1);
+/// Life of an authority and of the server's certificate, which is made at each start.
+const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Largest signing request, in bytes: a P-384 one has 300.
-const SIGNING_REQUEST_BYTES_MAX: usize = 8 * 1024;
+pub const SIGNING_REQUEST_BYTES_MAX: usize = 8 * 1024;
 
-/// The certificate authority.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-    root_file: PathBuf,
+    certificate: CertificateDer<'static>,
+    ends_at: Timestamp,
 }
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authority")
-            .field("root_file", &self.root_file)
+            .field("ends_at", &self.ends_at)
             .finish_non_exhaustive()
     }
 }
@@ -59,18 +62,33 @@ pub struct Issued {
     pub serial: String,
 }
 
+/// A certificate of ours, with its key.
+pub struct Own {
+    /// DER, the server's first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Of the first.
+    pub key: PrivateKeyDer<'static>,
+}
+
 impl Authority {
-    /// Reads the authority's key from `folder`, or makes it at the first start.
+    /// Reads the authority of `folder`.
     ///
     /// # Errors
-    /// Where the files cannot be read or made, or where others can read the key.
+    /// Where there is none, where others can read its key, or where its two files do
+    /// not go together.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        let key_file = folder.join("agent-ca.key.pem");
-        let root_file = folder.join("agent-ca.pem");
-        if !key_file.exists() {
-            create(&key_file, &root_file)?;
-        }
-        let mode = fs::metadata(&key_file)?.permissions().mode();
+        let key_file = folder.join(KEY_FILE);
+        let certificate_file = folder.join(CERTIFICATE_FILE);
+        let mode = fs::metadata(&key_file)
+            .with_context(|| {
+                format!(
+                    "there is no authority in {}; make one: browserfleet authority {}",
+                    folder.display(),
+                    folder.display()
+                )
+            })?
+            .permissions()
+            .mode();
         if mode & 0o077 != 0 {
             bail!(
                 "{} can be read by others (mode {:o}); run: chmod 600 {}",
@@ -79,24 +97,89 @@ impl Authority {
                 key_file.display()
             );
         }
-        let key = KeyPair::from_pem(&fs::read_to_string(&key_file)?)
-            .with_context(|| format!("could not read {}", key_file.display()))?;
-        let pem = fs::read_to_string(&root_file)
-            .with_context(|| format!("could not read {}", root_file.display()))?;
-        let root = rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_bytes())
-            .with_context(|| format!("could not read {}", root_file.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key)?;
+        let unreadable = |file: &Path| format!("could not read {}", file.display());
+        let key = KeyPair::from_pem(
+            &fs::read_to_string(&key_file).with_context(|| unreadable(&key_file))?,
+        )
+        .with_context(|| unreadable(&key_file))?;
+        let certificate = CertificateDer::from_pem_file(&certificate_file)
+            .with_context(|| unreadable(&certificate_file))?;
+        let ends_at = certifies(&certificate, &key)
+            .with_context(|| format!("{} is of no use", certificate_file.display()))?;
         Ok(Self {
-            issuer,
-            root,
-            root_file,
+            issuer: Issuer::from_ca_cert_der(&certificate, key)?,
+            certificate,
+            ends_at,
         })
     }
 
-    /// The root certificate as a PEM file, for agents.
+    /// Reads the authority of `folder`; makes it where there is none.
+    ///
+    /// # Errors
+    /// As [`Authority::open`] and [`Authority::create`].
+    pub fn open_or_create(folder: &Path) -> anyhow::Result<Self> {
+        if !folder.join(KEY_FILE).exists() {
+            Self::create(folder)?;
+        }
+        Self::open(folder)
+    }
+
+    /// Makes an authority in `folder`, which is made too.
+    ///
+    /// # Errors
+    /// Where there is one already, or the files cannot be written.
+    pub fn create(folder: &Path) -> anyhow::Result<()> {
+        let key_file = folder.join(KEY_FILE);
+        let certificate_file = folder.join(CERTIFICATE_FILE);
+        ensure!(
+            !key_file.exists(),
+            "there is an authority in {}; agents may trust it: choose another folder",
+            folder.display()
+        );
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("could not make the folder {}", folder.display()))?;
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Browserfleet agents");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = today()?;
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + AUTHORITY_LIFE;
+        let certificate = params.self_signed(&key)?;
+        fs::write(&certificate_file, certificate.pem())
+            .with_context(|| format!("could not write {}", certificate_file.display()))?;
+        // The key last: with it the authority is complete.
+        let unfinished = key_file.with_extension("new");
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .and_then(|mut file| {
+                file.write_all(key.serialize_pem().as_bytes())?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&unfinished, &key_file))
+            .with_context(|| format!("could not write {}", key_file.display()))
+    }
+
+    /// Its certificate.
     #[must_use]
-    pub fn root_file(&self) -> &Path {
-        &self.root_file
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn ends_at(&self) -> Timestamp {
+        self.ends_at
     }
 
     /// Makes the certificate of one instance.
@@ -104,7 +187,12 @@ impl Authority {
     /// # Errors
     /// Where the request cannot be read, is not signed by its own key, or has a
     /// kind of key that we do not take.
-    pub fn issue(&self, request: &[u8], instance: InstanceId) -> anyhow::Result<Issued> {
+    pub fn issue(
+        &self,
+        request: &[u8],
+        instance: InstanceId,
+        life: std::time::Duration,
+    ) -> anyhow::Result<Issued> {
         ensure!(
             request.len() <= SIGNING_REQUEST_BYTES_MAX,
             "the signing request is larger than {SIGNING_REQUEST_BYTES_MAX} bytes"
@@ -133,10 +221,9 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial.to_vec()));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let now =
-            OffsetDateTime::from_unix_timestamp_nanos(i128::from(crate::clock::wall().0) * 1_000)?;
-        params.not_before = now - Duration::hours(1);
-        params.not_after = now + ladder::CERTIFICATE;
+        let now = today()?;
+        params.not_before = now - BACKDATED;
+        params.not_after = now + life;
         let certificate = params.signed_by(&request.public_key, &self.issuer)?;
         Ok(Issued {
             certificate: certificate.der().clone(),
@@ -144,12 +231,11 @@ impl Authority {
         })
     }
 
-    /// TLS for the agents' port: our certificate, and a client certificate of
-    /// ours where the client has one (it has none yet when it joins).
+    /// Makes our own certificate for the agents' port.
     ///
     /// # Errors
-    /// Where the certificate cannot be made.
-    pub fn server_config(&self, address: IpAddr) -> anyhow::Result<Arc<ServerConfig>> {
+    /// Where it cannot be made.
+    pub fn own(&self, address: IpAddr) -> anyhow::Result<Own> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
         params.subject_alt_names.push(SanType::IpAddress(address));
@@ -157,22 +243,14 @@ impl Authority {
             .distinguished_name
             .push(DnType::CommonName, SERVER_NAME);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        (params.not_before, params.not_after) = root_validity()?;
+        let now = today()?;
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + AUTHORITY_LIFE;
         let certificate = params.signed_by(&key, &self.issuer)?;
-
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone())?;
-        let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
-            .allow_unauthenticated()
-            .build()?;
-        let mut config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(
-                vec![certificate.der().clone(), self.root.clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?,
-            )?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Arc::new(config))
+        Ok(Own {
+            chain: vec![certificate.der().clone(), self.certificate.clone()],
+            key: PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?,
+        })
     }
 }
 
@@ -191,36 +269,28 @@ pub fn instance_of(certificate: &CertificateDer<'_>) -> anyhow::Result<InstanceI
     Ok(name.parse()?)
 }
 
-fn root_validity() -> anyhow::Result<(OffsetDateTime, OffsetDateTime)> {
-    let now =
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(crate::clock::wall().0) * 1_000)?;
-    Ok((now - CLOCK_SKEW, now + ROOT_LIFE))
+/// When a certificate ends, which has to be an authority's and this key's.
+fn certifies(certificate: &CertificateDer<'_>, key: &KeyPair) -> anyhow::Result<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
+    ensure!(parsed.is_ca(), "it is not the certificate of an authority");
+    ensure!(
+        parsed.public_key().raw == key.subject_public_key_info(),
+        "it does not belong to the key beside it"
+    );
+    end_of(certificate)
 }
 
-fn create(key_file: &Path, root_file: &Path) -> anyhow::Result<()> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Browserfleet agents");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (params.not_before, params.not_after) = root_validity()?;
-    let root = params.self_signed(&key)?;
-    fs::write(root_file, root.pem())
-        .with_context(|| format!("could not write {}", root_file.display()))?;
-    // The key last: with it the authority is complete.
-    let unfinished = key_file.with_extension("new");
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(key.serialize_pem().as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&unfinished, key_file))
-        .with_context(|| format!("could not write {}", key_file.display()))
+/// When a certificate ends.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn end_of(certificate: &CertificateDer<'_>) -> anyhow::Result<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Ok(Timestamp(seconds.saturating_mul(1_000_000)))
+}
+
+fn today() -> anyhow::Result<OffsetDateTime> {
+    let now = i128::from(clock::wall().0);
+    Ok(OffsetDateTime::from_unix_timestamp_nanos(now * 1_000)?)
 }

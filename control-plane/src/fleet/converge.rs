@@ -28,6 +28,7 @@ use crate::relay::Contact;
 use crate::store::instances::{NewInstance, Unless, Wanted};
 use crate::store::lead::LeadEpoch;
 use crate::store::queue::Queued;
+use crate::telemetry::metrics;
 
 /// Steps of one round. The next round follows at once where there are more, with a
 /// fresh look at everything.
@@ -73,8 +74,10 @@ pub struct Converged {
     pub steps: usize,
     /// Machines that were wanted.
     pub wanted: u32,
+    /// Instances that began to end, or whose machine was found gone.
+    pub ended: u32,
     /// Machines without a row that were ended.
-    pub orphans: usize,
+    pub orphans: u32,
     /// When something will be due next, without anything happening before.
     pub next: Option<Duration>,
 }
@@ -118,6 +121,10 @@ impl Fleet {
             steps.truncate(STEPS_PER_ROUND);
             done.next = Some(Duration::ZERO);
         }
+        metrics::instances(rows.iter().map(|row| row.status.as_str()));
+        let ends = |step: &Step| matches!(step, Step::End(_) | Step::Release);
+        let ending = steps.iter().filter(|(_, step)| ends(step)).count();
+        done.ended = u32::try_from(ending).unwrap_or(u32::MAX);
         let takes: Vec<_> = steps
             .into_iter()
             .map(|(row, step)| self.take_step(row, step, lost))

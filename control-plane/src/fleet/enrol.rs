@@ -1,16 +1,21 @@
 //! How agents get and keep their identity.
 
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::ladder;
+use governor::Quota;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
 use super::Fleet;
 use crate::clock;
+use crate::domain::audit::{Action, Event};
 use crate::domain::instance::Status;
 use crate::error::Error;
+use crate::telemetry::metrics;
 
 /// An agent's certificate.
 #[derive(Debug)]
@@ -21,9 +26,54 @@ pub struct Enrolled {
     pub certificate: CertificateDer<'static>,
     /// From now.
     pub valid_for: Duration,
+    /// What it trusts from now on, DER.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 const REFUSED: Error = Error::Forbidden("the token is not valid");
+/// Lines in the audit about agents that were refused: ten at once, as a fleet with a
+/// wrong setting has them, and then one a minute, whatever strangers try. All are
+/// counted.
+pub(super) const REFUSALS_TOLD: Quota =
+    Quota::per_minute(NonZeroU32::MIN).allow_burst(REFUSALS_TOLD_AT_ONCE);
+const REFUSALS_TOLD_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("more than none");
+
+/// Who wants to be an agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Applicant<'a> {
+    /// The one-time token.
+    pub token: &'a str,
+    /// What its machine is called, where machines have names of their own.
+    pub machine: &'a str,
+    /// PKCS #10, DER.
+    pub signing_request: &'a [u8],
+    /// From where.
+    pub address: Option<IpAddr>,
+}
+
+/// What an agent was refused for.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    /// It is unknown, used up, too old, or its instance does not wait for an agent.
+    Token,
+    /// It was made for another machine.
+    Machine,
+    /// It cannot be signed.
+    SigningRequest,
+    /// It is not to run any more.
+    Instance,
+}
+
+impl Refusal {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Machine => "machine",
+            Self::SigningRequest => "signing_request",
+            Self::Instance => "instance",
+        }
+    }
+}
 
 impl Fleet {
     /// Makes the token with which one instance's agent joins, once.
@@ -45,25 +95,26 @@ impl Fleet {
     ///
     /// # Errors
     /// The same for every reason.
-    pub async fn join(
-        &self,
-        token: &str,
-        machine: &str,
-        request: &[u8],
-    ) -> Result<Enrolled, Error> {
-        let instance = self
+    pub async fn join(&self, applicant: Applicant<'_>) -> Result<Enrolled, Error> {
+        let known = self
             .store
-            .use_join_token(&hash_of(token), clock::now())
-            .await?
-            .ok_or(REFUSED)?;
-        let row = self.store.instance(instance).await?.ok_or(REFUSED)?;
+            .use_join_token(&hash_of(applicant.token), clock::now())
+            .await?;
+        let Some(instance) = known else {
+            return Err(self.refuse(Refusal::Token, None, applicant.address).await?);
+        };
+        let row = self.store.instance(instance).await?;
+        let reference = row.and_then(|it| it.reference);
         // Where machines have names of their own, a token that was carried to another
         // one is of no use there.
-        if self.provider.outlives_us() && row.reference.as_deref() != Some(machine) {
-            tracing::warn!(instance.id = %instance, machine, reference = row.reference, "a token was used on another machine; refused");
-            return Err(REFUSED);
+        if self.provider.outlives_us() && reference.as_deref() != Some(applicant.machine) {
+            tracing::warn!(instance.id = %instance, machine = applicant.machine, reference, "a token was used on another machine");
+            let refusal = self.refuse(Refusal::Machine, Some(instance), applicant.address);
+            return Err(refusal.await?);
         }
-        let enrolled = self.issue(instance, request).await?;
+        let enrolled = self
+            .issue(instance, applicant.signing_request, applicant.address)
+            .await?;
         tracing::info!(instance.id = %instance, "an agent joined");
         Ok(enrolled)
     }
@@ -72,18 +123,33 @@ impl Fleet {
     ///
     /// # Errors
     /// Where the instance is not to run any more, or the request is unusable.
-    pub async fn renew(&self, instance: InstanceId, request: &[u8]) -> Result<Enrolled, Error> {
+    pub async fn renew(
+        &self,
+        instance: InstanceId,
+        request: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<Enrolled, Error> {
         if !self.may_connect(instance).await? {
-            return Err(REFUSED);
+            let refusal = self.refuse(Refusal::Instance, Some(instance), address);
+            return Err(refusal.await?);
         }
-        self.issue(instance, request).await
+        self.issue(instance, request, address).await
     }
 
-    async fn issue(&self, instance: InstanceId, request: &[u8]) -> Result<Enrolled, Error> {
-        let issued = self.authority.issue(request, instance).map_err(|cause| {
-            tracing::warn!(instance.id = %instance, %cause, "refused a signing request");
-            REFUSED
-        })?;
+    async fn issue(
+        &self,
+        instance: InstanceId,
+        request: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<Enrolled, Error> {
+        let issued = match self.authorities.issue(request, instance) {
+            Ok(issued) => issued,
+            Err(cause) => {
+                tracing::warn!(instance.id = %instance, %cause, "refused a signing request");
+                let refusal = self.refuse(Refusal::SigningRequest, Some(instance), address);
+                return Err(refusal.await?);
+            }
+        };
         self.store
             .enrolled(instance, &issued.serial, clock::now())
             .await?;
@@ -91,8 +157,30 @@ impl Fleet {
         Ok(Enrolled {
             instance,
             certificate: issued.certificate,
-            valid_for: ladder::CERTIFICATE,
+            valid_for: self.authorities.certificate_life(),
+            authorities: self.authorities.certificates(),
         })
+    }
+
+    /// Counts a refusal, has a line in the audit about it, and gives what is said to
+    /// whoever asked: the same for every reason.
+    async fn refuse(
+        &self,
+        refusal: Refusal,
+        instance: Option<InstanceId>,
+        address: Option<IpAddr>,
+    ) -> Result<Error, Error> {
+        metrics::join_refused(refusal.as_str());
+        if self.refusals_told.check().is_ok() {
+            let mut event = Event::new(clock::now(), Action::AgentRefused);
+            event.address = address.map(|it| it.to_canonical().to_string());
+            let detail = match instance {
+                Some(instance) => format!("{}: {instance}", refusal.as_str()),
+                None => refusal.as_str().to_owned(),
+            };
+            self.store.audit(&event.refused(detail)).await?;
+        }
+        Ok(REFUSED)
     }
 
     /// Whether an instance's agent may hold a link.

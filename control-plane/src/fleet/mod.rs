@@ -1,7 +1,9 @@
 //! Instances: how many there are, who gets one, how agents join, and what becomes
 //! of them. What is wanted is in rows; [`Fleet::converge`] alone calls a provider.
 
+pub mod authorities;
 pub mod authority;
+mod client_certificates;
 mod converge;
 mod enrol;
 mod instances;
@@ -14,6 +16,7 @@ mod steps;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use browserfleet_proto::ids::InstanceId;
+use governor::DefaultDirectRateLimiter;
 use tokio::sync::watch;
 
 use crate::domain::instance::Instance;
@@ -21,13 +24,12 @@ use crate::provider::Provider;
 use crate::relay::{Contact, Relay};
 use crate::store::{self, Store};
 
-pub use converge::Converged;
-pub use converge::Lost;
-pub use enrol::Enrolled;
+pub use converge::{Converged, Lost};
+pub use enrol::{Applicant, Enrolled};
 pub use instances::{InstanceReport, NewInstance, phase_of};
 pub use pool::{MarketPolicy, Overrides, Pool, PoolCounts, PoolReport, Settings};
 
-use authority::Authority;
+use authorities::Authorities;
 use converge::Memory;
 use lead::Lead;
 use presence::Presence;
@@ -37,7 +39,9 @@ pub struct Fleet {
     store: Store,
     relay: Arc<Relay>,
     provider: Arc<dyn Provider>,
-    authority: Authority,
+    authorities: Authorities,
+    /// How many refusals of agents the audit takes.
+    refusals_told: DefaultDirectRateLimiter,
     settings: Settings,
     /// What this database was named when it was made.
     deployment: String,
@@ -67,7 +71,7 @@ impl Fleet {
         store: Store,
         relay: Arc<Relay>,
         provider: Arc<dyn Provider>,
-        authority: Authority,
+        authorities: Authorities,
         settings: Settings,
     ) -> Result<Self, store::Error> {
         let row = store.pool().await?;
@@ -80,10 +84,11 @@ impl Fleet {
             memory: Mutex::default(),
             wake: watch::Sender::new(0),
             rooms: watch::Sender::new(0),
+            refusals_told: DefaultDirectRateLimiter::direct(enrol::REFUSALS_TOLD),
             store,
             relay,
             provider,
-            authority,
+            authorities,
             settings,
         })
     }
@@ -113,10 +118,10 @@ impl Fleet {
         self.pool.borrow().clone()
     }
 
-    /// The certificate authority of the agents.
+    /// The certificate authorities of the agents.
     #[must_use]
-    pub fn authority(&self) -> &Authority {
-        &self.authority
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// Whether an instance's agent has a link here.

@@ -9,6 +9,8 @@ use tokio::time::sleep;
 
 use super::Jobs;
 use crate::tasks::Tasks;
+use crate::telemetry::labels::Orphan;
+use crate::telemetry::metrics;
 
 /// The longest time between two rounds, whatever happens or does not.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -54,6 +56,9 @@ async fn round(jobs: &Jobs, tasks: &Tasks, failures: &mut u32) -> Duration {
     match jobs.fleet.converge(&lost).await {
         Ok(done) => {
             *failures = 0;
+            metrics::launched(done.wanted);
+            metrics::terminated(done.ended);
+            metrics::orphaned(Orphan::Machine, done.orphans);
             done.next.map_or(PERIOD, |next| next.min(PERIOD))
         }
         Err(error) => {

@@ -1,6 +1,7 @@
 //! What happens without being asked. Jobs are woken by signals and by the time
 //! that they themselves named; what they do they decide from what they read.
 
+mod certificates;
 mod converge;
 mod expire;
 mod place;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::accounts::Accounts;
+use crate::domain::certificate::Certificate;
 use crate::fleet::Fleet;
 use crate::provider::Provider;
 use crate::sessions::Sessions;
@@ -34,6 +36,8 @@ pub struct Jobs {
     pub provider: Arc<dyn Provider>,
     /// Changes whenever a link came or went.
     pub links: watch::Receiver<u64>,
+    /// Certificates of ours.
+    pub certificates: Vec<Certificate>,
 }
 
 impl Jobs {
@@ -47,6 +51,10 @@ impl Jobs {
             expire::run(Arc::clone(&self.sessions), tasks.clone()),
         );
         tasks.spawn("revoke", revoke::run(self.clone(), tasks.clone()));
+        tasks.spawn(
+            "certificates",
+            certificates::run(self.certificates.clone(), tasks.clone()),
+        );
         tasks.spawn("purge", purge::run(self.clone(), tasks.clone()));
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::NotSent;
 use super::outgoing::{Messages, Outgoing};
 use super::pending::PendingCommands;
+use crate::telemetry::metrics;
 
 /// An agent that said Hello.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,10 @@ impl Link {
         self.queue
             .try_send(outgoing)
             .map_err(|refused| match refused {
-                mpsc::error::TrySendError::Full(_) => NotSent::Busy,
+                mpsc::error::TrySendError::Full(_) => {
+                    metrics::link_queue_full();
+                    NotSent::Busy
+                }
                 mpsc::error::TrySendError::Closed(_) => NotSent::NoLink,
             })
     }
@@ -171,6 +175,10 @@ impl Links {
         }
         let last = state.renewed.get(&instance).copied().unwrap_or(self.since);
         Contact::Silent(last.elapsed())
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.state().up.len()
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {

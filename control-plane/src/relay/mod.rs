@@ -116,6 +116,11 @@ impl Relay {
         self.links.contact(instance)
     }
 
+    /// How many links are up.
+    pub fn links(&self) -> usize {
+        self.links.count()
+    }
+
     /// Changes whenever a link came or went.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.links.changes()

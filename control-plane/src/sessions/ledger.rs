@@ -69,6 +69,11 @@ impl Ledger {
         Ok(ticket)
     }
 
+    /// How many entries wait.
+    pub fn waiting(&self) -> usize {
+        QUEUE_MAX - self.queue.capacity()
+    }
+
     /// Takes no more entries; those that are queued are still written.
     pub fn close(&self) {
         self.closed.cancel();

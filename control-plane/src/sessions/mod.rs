@@ -131,6 +131,16 @@ impl Sessions {
         self.fleet.is_reachable(held.instance)
     }
 
+    /// How many sessions are looked after here, by status.
+    pub fn counts(&self) -> [(&'static str, usize); 3] {
+        self.registry.counts()
+    }
+
+    /// How many entries of the history wait to be written.
+    pub fn unwritten(&self) -> usize {
+        self.ledger.waiting()
+    }
+
     /// The sessions that are looked after here.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry

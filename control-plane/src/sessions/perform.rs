@@ -16,6 +16,7 @@ use crate::domain::command::{Status, Ticket};
 use crate::error::{CommandError, Error};
 use crate::relay::{self, Final, Picture, Settled};
 use crate::store::commands::Entry;
+use crate::telemetry::metrics;
 
 /// What a caller asks of a session.
 #[derive(Debug)]
@@ -92,6 +93,7 @@ impl Sessions {
         let outcome = self
             .relay_to(held, command, &request.action, deadline)
             .await;
+        metrics::command(request.action.kind(), status_of(&outcome).as_str());
         let ticket = match &outcome {
             Outcome::Final(Final::Settled(Settled {
                 written: Some(ticket),
@@ -166,13 +168,31 @@ fn params_of(action: &Action) -> String {
     serde_json::to_string(action).unwrap_or_else(|_| "null".into())
 }
 
+fn status_of(outcome: &Outcome) -> Status {
+    match outcome {
+        Outcome::Refused(_) | Outcome::Final(Final::NotSent) => Status::NotSent,
+        Outcome::Final(Final::Unknown) => Status::Unknown,
+        Outcome::Final(Final::Settled(settled)) => status_of_answer(&settled.outcome),
+    }
+}
+
+fn status_of_answer(outcome: &action::Outcome) -> Status {
+    match outcome {
+        Ok(_) => Status::Ok,
+        Err(rejection) => match rejection.code {
+            Code::CommandTimeout | Code::NavigationTimeout => Status::Timeout,
+            Code::Cancelled => Status::Cancelled,
+            _ => Status::Error,
+        },
+    }
+}
+
 fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> Entry {
     match outcome {
-        Outcome::Refused(_) | Outcome::Final(Final::NotSent) => {
-            without_answer(command, session, Status::NotSent)
-        }
-        Outcome::Final(Final::Unknown) => without_answer(command, session, Status::Unknown),
         Outcome::Final(Final::Settled(settled)) => answered(command, session, &settled.outcome),
+        Outcome::Refused(_) | Outcome::Final(_) => {
+            without_answer(command, session, status_of(outcome))
+        }
     }
 }
 
@@ -204,11 +224,7 @@ pub(super) fn answered(command: CommandId, session: SessionId, outcome: &action:
         Err(rejection) => Entry::Settled {
             id: command,
             session,
-            status: match rejection.code {
-                Code::CommandTimeout | Code::NavigationTimeout => Status::Timeout,
-                Code::Cancelled => Status::Cancelled,
-                _ => Status::Error,
-            },
+            status: status_of_answer(outcome),
             result: None,
             error_code: Some(rejection.code.as_str()),
             error_message: Some(rejection.message.clone()),

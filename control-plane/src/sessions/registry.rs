@@ -222,6 +222,19 @@ impl Registry {
             .remove(&id)
     }
 
+    /// How many are in each phase.
+    pub fn counts(&self) -> [(&'static str, usize); 3] {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = ["starting", "live", "ending"].map(|it| (it, 0));
+        for held in held.values() {
+            let phase = held.phase.borrow().as_str();
+            if let Some((_, count)) = counts.iter_mut().find(|(it, _)| *it == phase) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
     /// All, or those that pass.
     pub fn select(&self, passes: impl Fn(&Held) -> bool) -> Vec<Arc<Held>> {
         self.0

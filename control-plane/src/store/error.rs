@@ -1,5 +1,7 @@
 //! What can go wrong with the database.
 
+use crate::telemetry::metrics;
+
 /// The database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,6 +21,9 @@ pub enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            metrics::database_not_reached();
+        }
         match error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)

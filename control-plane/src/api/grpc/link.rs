@@ -20,6 +20,7 @@ use crate::domain::health::Figures;
 use crate::error::Error;
 use crate::relay::{Attached, Link, Newcomer, Outgoing};
 use crate::sessions::Report;
+use crate::telemetry::metrics;
 
 /// Reports that were not the agent's to make, after which its link is cut.
 const STRANGE_REPORTS_MAX: u32 = 100;
@@ -223,6 +224,7 @@ impl Pump {
             };
             if report == Report::Strange {
                 strange += 1;
+                metrics::strange_report();
                 tracing::warn!(
                     instance.id = %self.link.instance, link.id = %self.link.id, strange,
                     "dropped a report that is not this agent's to make"

@@ -20,6 +20,10 @@ use crate::fleet::authority;
 /// Bytes around a chunk's data.
 const CHUNK_FRAME_BYTES: usize = 4096;
 
+/// Bytes of a request to join or to renew: a signing request, a token and a machine's
+/// name. Whoever asks has proved nothing yet.
+const ENROLMENT_BYTES_MAX: usize = 2 * authority::SIGNING_REQUEST_BYTES_MAX;
+
 /// What agents reach.
 pub(super) fn router(api: &Api) -> Router {
     let link = LinkServiceServer::new(link::LinkAdapter::new(api.clone()))
@@ -27,7 +31,8 @@ pub(super) fn router(api: &Api) -> Router {
         .max_encoding_message_size(limits::LINK_MESSAGE_BYTES_MAX);
     let media = MediaServiceServer::new(media::MediaAdapter::new(api.clone()))
         .max_decoding_message_size(limits::MEDIA_CHUNK_BYTES_MAX + CHUNK_FRAME_BYTES);
-    let enrolment = EnrolmentServiceServer::new(enrolment::EnrolmentAdapter::new(api.clone()));
+    let enrolment = EnrolmentServiceServer::new(enrolment::EnrolmentAdapter::new(api.clone()))
+        .max_decoding_message_size(ENROLMENT_BYTES_MAX);
     tonic::service::Routes::new(link)
         .add_service(media)
         .add_service(enrolment)
