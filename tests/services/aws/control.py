@@ -121,10 +121,10 @@ class Control:
             {
                 "name": name,
                 "type": versions[-1].parameter_type,
-                "tags": {it["Key"]: it["Value"] for it in versions[-1].tags or []},
+                "tags": ssm.list_tags_for_resource("Parameter", name),
             }
-            for name, versions in list(ssm._parameters.data.items())
-            if not name.startswith("/aws/")
+            for name, versions in list(ssm._parameters.items())
+            if versions and not name.startswith("/aws/")
         ]
 
     def _parameter(self, name: str, value: str | None = None) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Control:
         if value is not None:
             ssm.put_parameter(name, "", value, "String", "", "", True, [], "text", None, None)
         found = ssm.get_parameter(name)
-        return {"name": name, "value": None if found is None else found.value}
+        return {"name": name, "value": None if found is None else found.decrypt(found.value)}
 
 
 # -- verbs -------------------------------------------------------------------------------
