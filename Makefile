@@ -22,7 +22,7 @@ AWS_PYTHON := $${XDG_CACHE_HOME:-$$HOME/.cache}/browserfleet/aws/bin/python
 
 test-aws: ## The AWS that tests run against: that each fault is what an SDK sees.
 	@.ci/install aws
-	$(AWS_PYTHON) -m pytest -q -p no:cacheprovider tests/services/aws
+	$(AWS_PYTHON) -m pytest -q -p no:cacheprovider tests/services/aws tests/deploy
 
 lint:
 	cargo fmt --all --check
