@@ -117,6 +117,12 @@ class Guest:
             "token_parameter": self._token_parameter(),
         }
 
+    def console(self) -> list[str]:
+        """What a serial console shows: that it booted, and what went wrong."""
+        if not self.boots:
+            return []
+        return [f"{self.machine.id} login: cloud-init finished", *filter(None, [self.fault])]
+
     def _token_parameter(self) -> str:
         path = self.environment.get("BROWSERFLEET_TOKEN_PARAMETERS", "")
         return f"{path}{self.machine.id}" if path else ""

@@ -10,6 +10,8 @@ from base64 import b64decode
 from typing import Any
 
 from moto.core.responses import ActionResult, EmptyResult
+from moto.core.types import Base64EncodedString
+from moto.core.utils import utcnow
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 from moto.ec2.models.instances import (
     Instance,
@@ -17,6 +19,7 @@ from moto.ec2.models.instances import (
     InstanceState,
     StateReason,
 )
+from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
 from moto.iam.models import iam_backends
 
@@ -30,6 +33,8 @@ from refusal import Refusal
 USER_DATA_MAX = 16_384
 # Characters of a client token that AWS takes.
 CLIENT_TOKEN_MAX = 64
+# GiB of an image's disk.
+IMAGE_GIB = 8
 
 
 def install(cloud: Cloud) -> None:
@@ -167,7 +172,20 @@ def _launches(cloud: Cloud) -> None:
             cloud.launches[key] = tokens.Launch(call.params, answer.result, machines)
         return answer
 
+    parse = InstanceResponse._parse_block_device_mapping
+
+    def parse_block_devices(self: Any) -> list[dict[str, Any]]:
+        # The root's disk is as large as the image's where nobody says how large.
+        image = self.ec2_backend.amis.get(self._get_param("ImageId"))
+        for it in self._get_param("BlockDeviceMappings", []):
+            disk = it.get("Ebs", {})
+            if image is not None and it.get("DeviceName") == image.root_device_name:
+                if "VolumeSize" not in disk and "SnapshotId" not in disk:
+                    disk["VolumeSize"] = IMAGE_GIB
+        return parse(self)
+
     InstanceResponse.run_instances = run_instances
+    InstanceResponse._parse_block_device_mapping = parse_block_devices
 
 
 def _zone(response: Any, call: Any) -> str | None:
@@ -250,5 +268,14 @@ def _answers(cloud: Cloud) -> None:
         self.ec2_backend.reboot_instances(ids)
         return EmptyResult()
 
+    def get_console_output(self: Any) -> ActionResult:
+        self.error_on_dryrun()
+        name = self._get_param("InstanceId")
+        machine = cloud.machines[self.ec2_backend.get_instance(name).id]
+        lines = machine.guest.console() if machine.guest else []
+        text = Base64EncodedString.from_raw_string("\r\n".join(lines))
+        return ActionResult({"InstanceId": name, "Timestamp": utcnow(), "Output": text})
+
     InstanceResponse.reboot_instances = reboot_instances
+    General.get_console_output = get_console_output
 
