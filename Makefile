@@ -20,8 +20,8 @@ test: ## Unit, property and end-to-end tests, on both databases.
 
 AWS_PYTHON := $${XDG_CACHE_HOME:-$$HOME/.cache}/browserfleet/aws/bin/python
 
-test-aws: ## The AWS that tests run against: that each fault is what an SDK sees.
-	@.ci/install aws
+test-aws: ## The AWS that tests run against, and what is deployed to the real one.
+	@.ci/install browser aws
 	$(AWS_PYTHON) -m pytest -q -p no:cacheprovider tests/services/aws tests/deploy
 
 lint:
