@@ -1,6 +1,6 @@
 # Browserfleet. `make run` starts it, `make test` proves it.
 
-.PHONY: run demo test lint
+.PHONY: run demo test test-aws lint
 
 run: ## Build, start, do the main job once, and serve until Ctrl-C.
 	@.ci/install browser
@@ -13,9 +13,16 @@ demo: ## The same, and exit.
 	@cargo run --quiet --release --locked --package browserfleet-tests --bin demo
 
 test: ## Unit, property and end-to-end tests, on both databases.
-	@.ci/install browser database clock services
+	@.ci/install browser database clock services aws
 	cargo build --workspace --locked
 	cargo test --workspace --locked
+	@$(MAKE) --no-print-directory test-aws
+
+AWS_PYTHON := $${XDG_CACHE_HOME:-$$HOME/.cache}/browserfleet/aws/bin/python
+
+test-aws: ## The AWS that tests run against, and what is deployed to the real one.
+	@.ci/install browser aws
+	$(AWS_PYTHON) -m pytest -q -p no:cacheprovider tests/services/aws tests/deploy
 
 lint:
 	cargo fmt --all --check

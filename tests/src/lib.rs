@@ -7,6 +7,7 @@
 )]
 
 pub mod api;
+pub mod aws;
 pub mod fault_proxy;
 pub mod mail;
 pub mod metrics;
