@@ -88,12 +88,18 @@ impl App {
             data_dir,
             api: listen,
             agent_listen,
+            agent_address,
             database_url,
+            provider: made_by,
             pool,
             administrator,
             accounts: account_settings,
             telemetry: _,
         } = config;
+        anyhow::ensure!(
+            matches!(made_by, config::Provider::Local),
+            "BROWSERFLEET_PROVIDER: no provider `ec2` is built in yet"
+        );
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
@@ -119,6 +125,7 @@ impl App {
 
         let private = bind(agent_listen, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
+        let agent_address = agent_address.unwrap_or_else(|| format!("https://{private_address}"));
         let private_tls = authority.server_config(private_address.ip())?;
 
         let tasks = Tasks::default();
@@ -127,7 +134,7 @@ impl App {
             Settings {
                 agent: pool.agent.clone(),
                 folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authority, private_address),
+                environment: environment_of(&pool, &authority, agent_address),
             },
             machines.clone(),
         ));
@@ -423,13 +430,10 @@ fn unreadable(key: &str, file: &Path) -> String {
 fn environment_of(
     pool: &Pool,
     authority: &Authority,
-    address: std::net::SocketAddr,
+    agent_address: String,
 ) -> Vec<(String, String)> {
     let mut environment = vec![
-        (
-            "BROWSERFLEET_CONTROL_PLANE".to_owned(),
-            format!("https://{address}"),
-        ),
+        ("BROWSERFLEET_CONTROL_PLANE".to_owned(), agent_address),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
             authority.root_file().display().to_string(),
