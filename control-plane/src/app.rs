@@ -96,11 +96,16 @@ impl App {
             api: listen,
             agents,
             database_url,
+            provider: made_by,
             pool,
             administrator,
             accounts: account_settings,
             telemetry,
         } = config;
+        anyhow::ensure!(
+            matches!(made_by, config::Provider::Local),
+            "BROWSERFLEET_PROVIDER: no provider `ec2` is built in yet"
+        );
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
@@ -135,6 +140,10 @@ impl App {
 
         let private = bind(agents.address, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
+        let agent_address = agents
+            .dialed
+            .clone()
+            .unwrap_or_else(|| format!("https://{private_address}"));
         let private_tls = authorities.server_config(private_address.ip())?;
 
         // Before anything that is counted happens.
@@ -151,7 +160,7 @@ impl App {
             Settings {
                 agent: pool.agent.clone(),
                 folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authorities, private_address),
+                environment: environment_of(&pool, &authorities, agent_address.clone()),
             },
             machines.clone(),
         ));
@@ -470,13 +479,10 @@ fn unreadable(key: &str, file: &Path) -> String {
 fn environment_of(
     pool: &Pool,
     authorities: &Authorities,
-    address: std::net::SocketAddr,
+    agent_address: String,
 ) -> Vec<(String, String)> {
     let mut environment = vec![
-        (
-            "BROWSERFLEET_CONTROL_PLANE".to_owned(),
-            format!("https://{address}"),
-        ),
+        ("BROWSERFLEET_CONTROL_PLANE".to_owned(), agent_address),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
             authorities.bundle_file().display().to_string(),
