@@ -32,7 +32,7 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         ours, theirs = os.pipe(), os.pipe()
         # The browser reads from descriptor 3 and writes to descriptor 4.
-        move = f"exec chromium \"$@\" 3<&{ours[0]} 4>&{theirs[1]}"
+        move = f'exec chromium "$@" 3<&{ours[0]} 4>&{theirs[1]}'
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         flags += ["--remote-debugging-pipe", f"--user-data-dir={folder}/profile"]
         self.process = subprocess.Popen(

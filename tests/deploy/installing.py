@@ -36,7 +36,15 @@ class Store(BaseHTTPRequestHandler):
 def serve(folder: Path) -> str:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        + ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        + [
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ]
         + ["-keyout", folder / "key", "-out", folder / "certificate"],
         check=True,
         capture_output=True,
@@ -98,7 +106,11 @@ def main() -> None:
     Path("/usr/local/bin/nft").unlink()
     bare = {"PATH": "/usr/local/bin:/bin-of-nobody"}
     lacking = subprocess.run(
-        ["/bin/sh", MACHINE / "browserfleet-install"], env=bare, capture_output=True, text=True, check=False
+        ["/bin/sh", MACHINE / "browserfleet-install"],
+        env=bare,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said["lacking"] = [lacking.returncode, lacking.stderr]
     print(json.dumps(said))

@@ -114,7 +114,9 @@ def lay() -> int:
     sh("mount -t tmpfs tmpfs /run && mkdir -p /run/netns")
     sh(f"ip netns add {AROUND} && ip link add wire type veth peer name wall netns {AROUND}")
     around = f"ip -n {AROUND}"
-    sh(f"ip link set lo up && ip link set wire up && {around} link set lo up && {around} link set wall up")
+    sh(
+        f"ip link set lo up && ip link set wire up && {around} link set lo up && {around} link set wall up"
+    )
     for address in ("10.0.0.4/32", "fd12::4/128", "2606:4700::4/128"):
         sh(f"ip address add {address} dev wire {'nodad' if ':' in address else ''}")
         sh(f"{around} route add {address} dev wall")
@@ -124,7 +126,9 @@ def lay() -> int:
         width = "/128 nodad" if ":" in address else "/32"
         sh(f"{around} address add {address}{width} dev wall")
     # What arrives is counted, whoever it is for.
-    subprocess.run(["ip", "netns", "exec", AROUND, "nft", "-f", "-"], input=SEEN, text=True, check=True)
+    subprocess.run(
+        ["ip", "netns", "exec", AROUND, "nft", "-f", "-"], input=SEEN, text=True, check=True
+    )
     return socket.if_nametoindex("wire")
 
 

@@ -101,7 +101,9 @@ def test_the_linter_would_tell() -> None:
         assert right in text
         found = parliament.analyze_policy_string(text.replace(right, wrong))
         issues = {it.issue for it in found.findings}
-        assert issues & {"UNKNOWN_ACTION", "UNKNOWN_CONDITION_FOR_ACTION", "RESOURCE_MISMATCH"}, wrong
+        assert issues & {"UNKNOWN_ACTION", "UNKNOWN_CONDITION_FOR_ACTION", "RESOURCE_MISMATCH"}, (
+            wrong
+        )
 
 
 @pytest.mark.parametrize("name", POLICIES)

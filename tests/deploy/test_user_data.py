@@ -92,7 +92,10 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.fail("systemd-analyze is missing; install systemd")
     # A machine's disk, as far as the units name it.
-    for command in ("usr/local/bin/browserfleet-agent", *(f"usr/local/sbin/{it}" for it in SCRIPTS)):
+    for command in (
+        "usr/local/bin/browserfleet-agent",
+        *(f"usr/local/sbin/{it}" for it in SCRIPTS),
+    ):
         path = tmp_path / command
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ def make(deploy: Path) -> Account:
 
     vpc = ec2.create_vpc("10.20.0.0/16")
     subnets = [
-        ec2.create_subnet(vpc.id, f"10.20.{16 * place}.0/20", availability_zone=f"{REGION}{zone}").id
+        ec2.create_subnet(
+            vpc.id, f"10.20.{16 * place}.0/20", availability_zone=f"{REGION}{zone}"
+        ).id
         for place, zone in enumerate("abc")
     ]
     group = ec2.create_security_group("browserfleet", "machines of the test", vpc_id=vpc.id)
@@ -151,7 +153,7 @@ class RoleSessions:
             )
             self._machines[role.access_key_id] = machine.id
             self._given[machine.id] = {
-                "LastUpdated": instant(datetime.now(timezone.utc)),
+                "LastUpdated": instant(datetime.now(UTC)),
                 "AccessKeyId": role.access_key_id,
                 "SecretAccessKey": role.secret_access_key,
                 "Token": role.session_token,

@@ -33,7 +33,7 @@ class Call:
 
     def listed(self, prefix: str) -> list[str]:
         """The values of `prefix.1`, `prefix.2` …"""
-        values = []
+        values: list[str] = []
         while (value := self.params.get(f"{prefix}.{len(values) + 1}")) is not None:
             values.append(value)
         return values
@@ -53,7 +53,7 @@ class Call:
 
     def tagged_kinds(self) -> list[str]:
         """The kinds of things that a launch puts tags on."""
-        kinds = []
+        kinds: list[str] = []
         while kind := self.params.get(f"TagSpecification.{len(kinds) + 1}.ResourceType"):
             kinds.append(kind)
         return kinds

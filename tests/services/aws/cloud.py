@@ -6,7 +6,8 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 from buckets import Buckets
 from calls import Call, Log
@@ -234,6 +235,7 @@ class Cloud:
             "shutdown_behavior": instance.instance_initiated_shutdown_behavior,
             "protected": bool(instance.disable_api_termination),
             "key_name": instance.key_name,
+            "profile": getattr(instance.iam_instance_profile, "arn", ""),
             "metadata": {
                 "tokens": options.http_tokens,
                 "hop_limit": options.http_put_response_hop_limit,

@@ -9,7 +9,8 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
+from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
@@ -55,7 +56,14 @@ class Aws:
         self.agent(SLEEPS)
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "serve.py", "--agent", self.program, "--folder", folder / "machines"],
+            [
+                sys.executable,
+                HERE / "serve.py",
+                "--agent",
+                self.program,
+                "--folder",
+                folder / "machines",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "errors").open("wb"),

@@ -1,15 +1,15 @@
 """The test's own doors, on the same port as AWS's:
 
-    GET  /_test/knobs                   POST: some of them, the others stay
-    GET  /_test/rules                   POST: a list, in place of all there are
-    GET  /_test/calls?after=NUMBER
-    GET  /_test/machines                POST: launches one past everybody
-    POST /_test/machines/ID/VERB        a JSON object; see `VERBS`
-    GET  /_test/machines/ID/journal
-    GET  /_test/parameters              names and tags
-    POST /_test/parameters              {"name", "value"}: puts one; {"name"}: reads it
-    POST /_test/reset                   a new account; what it has
-    GET  /_test/holes                   what was asked for and is not played here
+GET  /_test/knobs                   POST: some of them, the others stay
+GET  /_test/rules                   POST: a list, in place of all there are
+GET  /_test/calls?after=NUMBER
+GET  /_test/machines                POST: launches one past everybody
+POST /_test/machines/ID/VERB        a JSON object; see `VERBS`
+GET  /_test/machines/ID/journal
+GET  /_test/parameters              names and tags
+POST /_test/parameters              {"name", "value"}: puts one; {"name"}: reads it
+POST /_test/reset                   a new account; what it has
+GET  /_test/holes                   what was asked for and is not played here
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import signal
 from datetime import timedelta
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 from moto.ec2.models import ec2_backends
@@ -29,7 +30,12 @@ from cloud import Cloud, Machine
 from life import USER
 from rules import BadRule
 
-SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "terminate": signal.SIGTERM,
+    "freeze": signal.SIGSTOP,
+    "thaw": signal.SIGCONT,
+}
 
 
 class Control:
@@ -46,7 +52,9 @@ class Control:
         except (BadRule, ValueError, TypeError, KeyError) as error:
             return 400, {"error": repr(error)}
 
-    def _route(self, method: str, path: list[str], query: dict[str, str], given: Any) -> tuple[int, Any]:
+    def _route(
+        self, method: str, path: list[str], query: dict[str, str], given: Any
+    ) -> tuple[int, Any]:
         cloud = self._cloud
         match (method, *path):
             case ("GET", "knobs"):
@@ -201,7 +209,11 @@ def _guest(name: str) -> Callable[..., None]:
 
 
 def _notice(
-    cloud: Cloud, machine: Machine, action: str | None = "terminate", in_ms: float = 120_000, interrupts: bool = True
+    cloud: Cloud,
+    machine: Machine,
+    action: str | None = "terminate",
+    in_ms: float = 120_000,
+    interrupts: bool = True,
 ) -> None:
     machine.guest.soon(machine.guest.notice, action, in_ms, interrupts)
 

@@ -14,9 +14,10 @@ import shutil
 import signal
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, UTC
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 import metadata
 import processes
@@ -360,11 +361,16 @@ class Guest:
 
     def notice(self, action: str | None, in_ms: float, interrupts: bool) -> None:
         """A spot interruption is announced, or taken back; it comes unless told not to."""
-        at = datetime.now(timezone.utc) + timedelta(milliseconds=in_ms)
-        said = None if action is None else f'{{"action": "{action}", "time": "{metadata.instant(at)}"}}'
+        at = datetime.now(UTC) + timedelta(milliseconds=in_ms)
+        said = (
+            None
+            if action is None
+            else f'{{"action": "{action}", "time": "{metadata.instant(at)}"}}'
+        )
         self.metadata.tell("meta-data/spot/instance-action", said)
         self.metadata.tell(
-            "meta-data/spot/termination-time", metadata.instant(at) if action == "terminate" else None
+            "meta-data/spot/termination-time",
+            metadata.instant(at) if action == "terminate" else None,
         )
         if action is not None and interrupts:
             cloud = self.around.cloud
@@ -374,7 +380,7 @@ class Guest:
             )
 
     def rebalance(self, recommended: bool) -> None:
-        at = metadata.instant(datetime.now(timezone.utc))
+        at = metadata.instant(datetime.now(UTC))
         said = f'{{"noticeTime": "{at}"}}' if recommended else None
         self.metadata.tell("meta-data/events/recommendations/rebalance", said)
 
@@ -383,5 +389,5 @@ async def _ended_in_time(agent: asyncio.subprocess.Process) -> None:
     agent.send_signal(signal.SIGTERM)
     try:
         await asyncio.wait_for(agent.wait(), GRACE)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         processes.kill_tree(agent.pid)

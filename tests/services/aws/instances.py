@@ -75,6 +75,7 @@ def _states(cloud: Cloud) -> None:
         """What moto sets, life decides."""
 
     Instance.__init__ = init
+
     def all_reservations(self: Any, filters: Any = None) -> list[Any]:
         found = every(self, filters)
         for it in found:
@@ -206,7 +207,9 @@ def _refuse(response: Any, call: Any) -> None:
     if len(b64decode(given.get("UserData", ""))) > USER_DATA_MAX:
         raise Refusal("InvalidParameterValue", "User data is limited to 16384 bytes")
     kind = given.get("InstanceType", "m1.small")
-    if kind not in {it["InstanceType"] for it in INSTANCE_TYPE_OFFERINGS["region"][response.region]}:
+    if kind not in {
+        it["InstanceType"] for it in INSTANCE_TYPE_OFFERINGS["region"][response.region]
+    }:
         raise Refusal("InvalidParameterValue", f"Invalid value '{kind}' for InstanceType.")
     for kind in call.tagged_kinds():
         if any(key.startswith("aws:") for key in call.tags(kind)):
@@ -278,4 +281,3 @@ def _answers(cloud: Cloud) -> None:
 
     InstanceResponse.reboot_instances = reboot_instances
     General.get_console_output = get_console_output
-

@@ -9,7 +9,8 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any, Callable, Iterable
+from typing import Any
+from collections.abc import Callable, Iterable
 
 import calls
 from calls import Call

@@ -8,10 +8,11 @@ changes something throws all of it away.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, UTC
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator
+from typing import Any
+from collections.abc import Callable, Iterator
 
 from moto.core.responses import ActionResult
 from moto.core.serialize import XFormedAttributePicker, get_serializer_class
@@ -59,10 +60,14 @@ def install(cloud: Cloud) -> None:
         found, token = _page(self, cloud, _filtered)
         items = "".join(reservation(cloud, it) for it in found)
         more = f"<nextToken>{token}</nextToken>" if token else ""
-        return 200, dict(XML), (
-            f'<?xml version="1.0" encoding="UTF-8"?><DescribeInstancesResponse xmlns="{NAMESPACE}">'
-            f"<requestId>{REQUEST_ID}</requestId><reservationSet>{items}</reservationSet>{more}"
-            "</DescribeInstancesResponse>"
+        return (
+            200,
+            dict(XML),
+            (
+                f'<?xml version="1.0" encoding="UTF-8"?><DescribeInstancesResponse xmlns="{NAMESPACE}">'
+                f"<requestId>{REQUEST_ID}</requestId><reservationSet>{items}</reservationSet>{more}"
+                "</DescribeInstancesResponse>"
+            ),
         )
 
     def describe_instance_status(self: Any) -> Any:
@@ -132,8 +137,12 @@ def _page(
             "The parameter instancesSet cannot be used with the parameter maxResults",
         )
     if size is not None and not PAGE_RANGE[0] <= int(size) <= PAGE_RANGE[1]:
-        raise Refusal("InvalidParameterValue", f"Value ( {size} ) for parameter maxResults is invalid.")
-    candidates = _named(cloud, ids) if ids else [it for it in cloud.machines.values() if cloud.visible(it)]
+        raise Refusal(
+            "InvalidParameterValue", f"Value ( {size} ) for parameter maxResults is invalid."
+        )
+    candidates = (
+        _named(cloud, ids) if ids else [it for it in cloud.machines.values() if cloud.visible(it)]
+    )
     found = list(passing(response, cloud, candidates))
     if ids:
         return found, None
@@ -184,7 +193,7 @@ def _check(cloud: Cloud, machine: Machine, which: str) -> dict[str, Any]:
     if turn.state != "running":
         return {"Status": "not-applicable"}
     if which in machine.impaired:
-        since = datetime.now(timezone.utc)
+        since = datetime.now(UTC)
         details = {"Name": "reachability", "Status": "failed", "ImpairedSince": since}
         return {"Status": "impaired", "Details": [details]}
     if cloud.now() < turn.at + cloud.knobs.initializing_ms / 1000:
@@ -209,7 +218,7 @@ def _status(cloud: Cloud, machine: Machine) -> dict[str, Any]:
 
 def event(code: str, description: str, in_ms: float) -> dict[str, Any]:
     """An event that AWS announces for a machine."""
-    begins = datetime.now(timezone.utc) + timedelta(milliseconds=in_ms)
+    begins = datetime.now(UTC) + timedelta(milliseconds=in_ms)
     return {
         "InstanceEventId": "instance-event-0123456789abcdef0",
         "Code": code,

@@ -10,8 +10,9 @@ import json
 import secrets
 import socket
 import time
-from datetime import datetime, timezone
-from typing import Any, Awaitable, Callable
+from datetime import datetime, UTC
+from typing import Any
+from collections.abc import Awaitable, Callable
 
 # Seconds that a metadata token may live, as AWS has it.
 TOKEN_TTL_MAX = 21_600
@@ -130,7 +131,9 @@ class Metadata:
         if path in self.facts:
             return self.facts[path]
         folder = path.rstrip("/") + "/"
-        below = {it.removeprefix(folder).split("/")[0] for it in self.facts if it.startswith(folder)}
+        below = {
+            it.removeprefix(folder).split("/")[0] for it in self.facts if it.startswith(folder)
+        }
         return "\n".join(sorted(below)) if below else None
 
     def tell(self, path: str, text: str | None) -> None:
@@ -154,7 +157,7 @@ def facts(report: dict[str, Any], account: str, region: str, user_data: bytes) -
         "instanceType": report["type"],
         "kernelId": None,
         "marketplaceProductCodes": None,
-        "pendingTime": instant(datetime.now(timezone.utc)),
+        "pendingTime": instant(datetime.now(UTC)),
         "privateIp": report["address"],
         "ramdiskId": None,
         "region": region,
@@ -163,6 +166,7 @@ def facts(report: dict[str, Any], account: str, region: str, user_data: bytes) -
     name = f"ip-{report['address'].replace('.', '-')}.{region}.compute.internal"
     return {
         "meta-data/ami-id": report["image"],
+        "meta-data/iam/info": json.dumps({"Code": "Success", "InstanceProfileArn": report["profile"]}),
         "meta-data/hostname": name,
         "meta-data/instance-id": report["id"],
         "meta-data/instance-life-cycle": report["market"],

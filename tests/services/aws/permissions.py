@@ -8,7 +8,8 @@ Off until a test names its deployment; then the control plane has what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
+from collections.abc import Iterator
 
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 from moto.ec2.models import ec2_backends
@@ -175,7 +176,7 @@ def _parameter_tags(name: str) -> Context:
 
 
 def _numbered(call: Call, name: str) -> list[dict[str, str]]:
-    found = []
+    found: list[dict[str, str]] = []
     while (key := call.params.get(f"{name}.{len(found) + 1}.Key")) is not None:
         found.append({"Key": key})
     return found

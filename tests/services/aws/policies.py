@@ -7,7 +7,8 @@ import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 # What is known of a request: a key's values, by its lower-case name.
 Context = dict[str, list[str]]

@@ -40,13 +40,25 @@ def install(cloud: Cloud) -> None:
         machines = [cloud.machines.get(it) for it in ids]
         known = [it for it in machines if it is not None and _reachable(cloud, it)]
         if len(known) != len(ids) or not ids:
-            raise Refusal("InvalidInstanceId", f"Instances [[{', '.join(ids)}]] not in a valid state for account")
+            raise Refusal(
+                "InvalidInstanceId",
+                f"Instances [[{', '.join(ids)}]] not in a valid state for account",
+            )
         command = str(uuid.uuid4())
         for machine in known:
             status, output = _run(machine, action)
-            cloud.commands[command + machine.id] = Invocation(machine, name, status, output, cloud.now())
+            cloud.commands[command + machine.id] = Invocation(
+                machine, name, status, output, cloud.now()
+            )
         return ActionResult(
-            {"Command": {"CommandId": command, "DocumentName": name, "InstanceIds": ids, "Status": "Pending"}}
+            {
+                "Command": {
+                    "CommandId": command,
+                    "DocumentName": name,
+                    "InstanceIds": ids,
+                    "Status": "Pending",
+                }
+            }
         )
 
     def get_command_invocation(self: Any) -> ActionResult:

@@ -157,7 +157,7 @@ class Rule:
 
     def error(self) -> tuple[str, int, str]:
         """Code, status and text."""
-        code = self.do["error"]
+        code: str = self.do["error"]
         status, message = ERRORS.get(code, (400, code))
         return code, self.do.get("status", status), self.do.get("message", message)
 

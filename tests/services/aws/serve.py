@@ -130,7 +130,9 @@ async def serve(agent: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="An AWS for tests.")
     parser.add_argument("--agent", type=Path, required=True, help="the agent's program")
-    parser.add_argument("--folder", type=Path, required=True, help="where machines have their disks")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where machines have their disks"
+    )
     arguments = parser.parse_args()
     asyncio.run(serve(arguments.agent, arguments.folder))
 

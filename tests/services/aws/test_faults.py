@@ -108,25 +108,25 @@ def test_an_answer_is_late(aws: Aws) -> None:
     aws.rules({"action": "RunInstances", "do": {"late_ms": 300}})
     began = time.monotonic()
     aws.run()
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began
 
 
 def test_others_are_answered_while_one_waits(aws: Aws) -> None:
-    aws.rules({"action": "DescribeSubnets", "do": {"delay_ms": 2000}})
+    aws.rules({"action": "DescribeSubnets", "do": {"delay_ms": 3000}})
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(aws.client("ec2").describe_subnets)
         began = time.monotonic()
         aws.ec2.describe_instances()
-        assert time.monotonic() - began < 1 and not slow.done()
+        assert time.monotonic() - began < 2 and not slow.done()
         assert slow.result(timeout=10)["Subnets"]
 
 
 def test_throttling_is_a_bucket(aws: Aws) -> None:
-    aws.knobs(throttle={"RunInstances": [3, 2]})
+    aws.knobs(throttle={"RunInstances": [3, 0.5]})
     for _ in range(3):
         aws.run()
     assert refusal(aws.ec2.run_instances, **aws.request()) == ("RequestLimitExceeded", 503)
-    time.sleep(0.6)
+    time.sleep(2.2)
     aws.run()
     assert refusal(aws.ec2.run_instances, **aws.request())[0] == "RequestLimitExceeded"
     aws.knobs(throttle=True)
@@ -157,7 +157,9 @@ def test_calls_are_logged_with_what_matters_and_no_secret(aws: Aws) -> None:
     with pytest.raises(NO_ANSWER):
         aws.ec2.run_instances(**launch)
     name = aws.ec2.run_instances(**launch)["Instances"][0]["InstanceId"]
-    aws.ssm.put_parameter(Name=f"/browserfleet/x/enrol/{name}", Value="secret-1", Type="SecureString")
+    aws.ssm.put_parameter(
+        Name=f"/browserfleet/x/enrol/{name}", Value="secret-1", Type="SecureString"
+    )
     lost, again, put = aws.door("calls")
     assert lost["result"] == "lost (ok)" and lost["made"] == [name] and lost["rule"] == "0"
     assert again["result"] == "ok" and "made" not in again

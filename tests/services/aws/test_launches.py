@@ -20,7 +20,7 @@ def test_it_starts_in_four_seconds(aws: Aws) -> None:
 
 
 def test_a_machine_goes_its_way(aws: Aws) -> None:
-    aws.knobs(pending_ms=300, shutting_down_ms=300)
+    aws.knobs(pending_ms=1500, shutting_down_ms=1500)
     machine = aws.run()
     assert machine["State"]["Name"] == "pending"
     name = machine["InstanceId"]

@@ -122,7 +122,7 @@ def test_notices_are_told_and_kept(aws: Aws) -> None:
     imds = Imds(aws, name)
     aws.verb(name, "rebalance")
     eventually(lambda: imds.get("meta-data/events/recommendations/rebalance")[0] == 200)
-    aws.verb(name, "notice", in_ms=1500)
+    aws.verb(name, "notice", in_ms=3000)
     eventually(lambda: imds.get("meta-data/spot/instance-action")[0] == 200)
     notice = json.loads(imds.get("meta-data/spot/instance-action")[1])
     assert notice["action"] == "terminate" and notice["time"].endswith("Z")
@@ -175,7 +175,9 @@ def test_the_end_of_a_machine_may_be_told(aws: Aws) -> None:
 
 
 def children(process: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-P", str(process)], capture_output=True, text=True, check=False
+    )
     return [int(it) for it in found.stdout.split()]
 
 
@@ -258,14 +260,16 @@ def stat(process: int) -> str:
 def test_machines_boot_slowly_or_never_or_are_played_by_the_test(aws: Aws) -> None:
     aws.rules(
         {"action": "RunInstances", "times": 1, "do": {"silent": True}},
-        {"action": "RunInstances", "times": 1, "do": {"boot_ms": 600}},
+        {"action": "RunInstances", "times": 1, "do": {"boot_ms": 3000}},
         {"action": "RunInstances", "times": 1, "do": {"agent": "none"}},
     )
     silent, slow, played = (aws.run()["InstanceId"] for _ in range(3))
     eventually(lambda: aws.machine(played)["guest"] == "up")
     assert aws.machine(slow)["guest"] == "booting"
     report = aws.machine(played)
-    assert report["starts"] == 0 and report["token_parameter"] == f"/browserfleet/test/enrol/{played}"
+    assert (
+        report["starts"] == 0 and report["token_parameter"] == f"/browserfleet/test/enrol/{played}"
+    )
     Imds(aws, played)
     eventually(lambda: aws.machine(slow)["starts"] == 1)
     assert aws.machine(silent)["guest"] == "booting" and aws.machine(silent)["starts"] == 0
@@ -273,7 +277,12 @@ def test_machines_boot_slowly_or_never_or_are_played_by_the_test(aws: Aws) -> No
 
 @pytest.mark.parametrize(
     "broken",
-    ["", "#!/bin/sh\n", USER_DATA.replace("runcmd", "runcmds"), USER_DATA.replace("#cloud", "# cloud")],
+    [
+        "",
+        "#!/bin/sh\n",
+        USER_DATA.replace("runcmd", "runcmds"),
+        USER_DATA.replace("#cloud", "# cloud"),
+    ],
 )
 def test_broken_user_data_boots_nothing_and_says_why(aws: Aws, broken: str) -> None:
     name = aws.run(UserData=broken)["InstanceId"]

@@ -44,7 +44,10 @@ def test_a_parameter_is_there_once_and_gone_once(aws: Aws) -> None:
     assert aws.door("parameters", {"name": name})["value"] == "token"
     found = aws.ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
     assert found["Value"] == "token"
-    assert code(aws.ssm.put_parameter, Name=name, Value="x", Type="SecureString") == "ParameterAlreadyExists"
+    assert (
+        code(aws.ssm.put_parameter, Name=name, Value="x", Type="SecureString")
+        == "ParameterAlreadyExists"
+    )
     below = aws.ssm.get_parameters_by_path(Path="/browserfleet/x/enrol/")["Parameters"]
     assert [it["Name"] for it in below] == [name]
     aws.ssm.delete_parameter(Name=name)
@@ -53,7 +56,7 @@ def test_a_parameter_is_there_once_and_gone_once(aws: Aws) -> None:
 
 
 def test_a_parameter_is_seen_late(aws: Aws) -> None:
-    aws.knobs(parameter_lag_ms=300)
+    aws.knobs(parameter_lag_ms=1500)
     put(aws, "/a/late")
     assert code(aws.ssm.get_parameter, Name="/a/late") == "ParameterNotFound"
 
@@ -68,8 +71,16 @@ def test_a_parameter_is_seen_late(aws: Aws) -> None:
 
 def test_parameters_fail_by_name(aws: Aws) -> None:
     aws.rules(
-        {"action": "PutParameter", "when": {"name": "/a/*"}, "do": {"error": "ThrottlingException"}},
-        {"action": "PutParameter", "when": {"name": "/b/*"}, "do": {"error": "InternalServerError"}},
+        {
+            "action": "PutParameter",
+            "when": {"name": "/a/*"},
+            "do": {"error": "ThrottlingException"},
+        },
+        {
+            "action": "PutParameter",
+            "when": {"name": "/b/*"},
+            "do": {"error": "InternalServerError"},
+        },
         {"action": "GetParameter", "times": 1, "do": {"error": "AccessDeniedException"}},
     )
     for name, expected in (("/a/1", "ThrottlingException"), ("/b/1", "InternalServerError")):
@@ -135,7 +146,11 @@ def test_the_rescue_door_is_closed_for_strangers(rescue: Aws) -> None:
     aws.rules({"action": "RunInstances", "do": {"silent": True}})
     silent = aws.run()["InstanceId"]
     for machine in ("i-0123456789abcdef0", silent):
-        call = {"DocumentName": RESCUE, "InstanceIds": [machine], "Parameters": {"Action": ["journal"]}}
+        call = {
+            "DocumentName": RESCUE,
+            "InstanceIds": [machine],
+            "Parameters": {"Action": ["journal"]},
+        }
         assert code(aws.ssm.send_command, **call) == "InvalidInstanceId"
     aws.rules()
     name = aws.run()["InstanceId"]
@@ -144,7 +159,7 @@ def test_the_rescue_door_is_closed_for_strangers(rescue: Aws) -> None:
     assert code(aws.ssm.send_command, **call) == "InvalidDocument"
     call = {"DocumentName": RESCUE, "InstanceIds": [name], "Parameters": {"Action": ["rm -rf /"]}}
     assert code(aws.ssm.send_command, **call) == "InvalidParameters"
-    aws.knobs(invocation_lag_ms=300)
+    aws.knobs(invocation_lag_ms=5000)
     command = send(aws, name, "journal")
     asked = {"CommandId": command, "InstanceId": name}
     assert code(aws.ssm.get_command_invocation, **asked) == "InvocationDoesNotExist"

@@ -187,5 +187,10 @@ def test_the_judge_knows_iams_language() -> None:
 
 
 def test_placeholders_are_words_in_capitals() -> None:
-    filled = json.loads(fill('{"Resource": ["a:REGION:SUBNET"], "k": "SUBNETS"}', {"REGION": "r", "SUBNET": ["1", "2"]}))
+    filled = json.loads(
+        fill(
+            '{"Resource": ["a:REGION:SUBNET"], "k": "SUBNETS"}',
+            {"REGION": "r", "SUBNET": ["1", "2"]},
+        )
+    )
     assert filled == {"Resource": ["a:r:1", "a:r:2"], "k": "SUBNETS"}

@@ -29,12 +29,16 @@ class Launch:
     def answer(self, cloud: Cloud) -> Any:
         """The first answer, with the states of now."""
         instances = "".join(listing.instance(cloud, it) for it in self.machines)
-        return 200, dict(listing.XML), (
-            '<?xml version="1.0" encoding="UTF-8"?>'
-            f'<RunInstancesResponse xmlns="{listing.NAMESPACE}"><requestId>{REQUEST_ID}</requestId>'
-            f"<reservationId>{self.reservation.id}</reservationId>"
-            f"<ownerId>{self.reservation.owner_id}</ownerId><groupSet/>"
-            f"<instancesSet>{instances}</instancesSet></RunInstancesResponse>"
+        return (
+            200,
+            dict(listing.XML),
+            (
+                '<?xml version="1.0" encoding="UTF-8"?>'
+                f'<RunInstancesResponse xmlns="{listing.NAMESPACE}"><requestId>{REQUEST_ID}</requestId>'
+                f"<reservationId>{self.reservation.id}</reservationId>"
+                f"<ownerId>{self.reservation.owner_id}</ownerId><groupSet/>"
+                f"<instancesSet>{instances}</instancesSet></RunInstancesResponse>"
+            ),
         )
 
 

@@ -52,7 +52,7 @@ def read(text: str) -> Service:
     def last(key: str, default: str) -> str:
         return settings.get(key, [default])[-1]
 
-    environment = {}
+    environment: dict[str, str] = {}
     for line in settings.get("Environment", []):
         environment.update(it.partition("=")[::2] for it in shlex.split(line))
     return Service(
