@@ -40,6 +40,9 @@ const STEPS_AT_ONCE: usize = 8;
 const TROUBLES_EVERY: Duration = Duration::from_secs(60);
 /// How often is asked what instances are to be started from.
 const IMAGE_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often is looked for tokens that are left over. They run out by themselves;
+/// what they take up is the account's quota of parameters.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long a start is taken to last where none was seen yet.
 const BOOT_GUESS: Duration = Duration::from_secs(60);
 /// How long a start of a process is taken to last where none was seen yet.
@@ -63,6 +66,7 @@ pub(super) struct Memory {
     troubles: HashMap<String, String>,
     troubles_at: Option<Timestamp>,
     image_at: Option<Timestamp>,
+    swept_at: Option<Timestamp>,
 }
 
 /// What a round did, and when the next one is due.
@@ -144,6 +148,7 @@ impl Fleet {
         }
         self.end_strangers(&matched, machines.len(), &mut done)
             .await?;
+        self.sweep_tokens(&rows).await;
         self.size(lead, lost, &mut done).await?;
         Ok(done)
     }
@@ -329,6 +334,37 @@ impl Fleet {
             note(done, due.since(now));
         }
         Ok(())
+    }
+
+    /// Takes away tokens that lie ready for machines that need none any more: whoever
+    /// was to do it may have died between two steps.
+    async fn sweep_tokens(&self, rows: &[Instance]) {
+        let now = clock::now();
+        let swept = self.memory().swept_at;
+        if swept.is_some_and(|at| now.since(at) < SWEEP_EVERY) {
+            return;
+        }
+        self.memory().swept_at = Some(now);
+        let lying = match self.provider.tokens().await {
+            Ok(lying) => lying,
+            Err(error) => {
+                tracing::warn!(%error, "could not look for tokens that are left over");
+                return;
+            }
+        };
+        let needed: HashSet<&str> = rows
+            .iter()
+            .filter(|it| it.status == Status::Provisioning && it.enrolled_at.is_none())
+            .filter_map(|it| it.reference.as_deref())
+            .collect();
+        for reference in lying.iter().filter(|it| !needed.contains(it.as_str())) {
+            match self.provider.take_token(reference).await {
+                Ok(()) => tracing::info!(reference, "a token that was left over is gone"),
+                Err(error) => {
+                    tracing::warn!(reference, %error, "could not take a token away yet");
+                }
+            }
+        }
     }
 
     /// Ends a machine that no row looks after.

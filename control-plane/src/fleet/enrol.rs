@@ -189,12 +189,8 @@ impl Fleet {
     /// Where the database fails.
     pub async fn may_connect(&self, instance: InstanceId) -> Result<bool, Error> {
         let row = self.store.instance(instance).await?;
-        Ok(row.is_some_and(|it| {
-            matches!(
-                it.status,
-                Status::Provisioning | Status::Running | Status::Stopping
-            )
-        }))
+        // One that ends has said what it had to say, or is heard no more.
+        Ok(row.is_some_and(|it| matches!(it.status, Status::Provisioning | Status::Running)))
     }
 }
 

@@ -159,7 +159,9 @@ impl Fleet {
             .await?;
         if ended {
             tracing::info!(instance.id = %id, reason = "deleted", "instance stopping");
+            // Its agent has nothing more to say that anybody wants to hear.
             self.drain_agent(id);
+            self.relay.cut(id);
         }
         self.wake();
         Ok(())

@@ -10,7 +10,7 @@ use browserfleet_proto::ids::{BootId, InstanceId};
 use super::Fleet;
 use crate::clock;
 use crate::domain::health::{self, Figures, Signs};
-use crate::domain::instance::Instance;
+use crate::domain::instance::{Instance, Status};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::store::instances::{BootPhase, Seen};
@@ -64,6 +64,11 @@ impl Presence {
         if let Some(heard) = all.get_mut(&instance) {
             heard.current = false;
         }
+    }
+
+    fn all(&self) -> Vec<InstanceId> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.keys().copied().collect()
     }
 
     fn keep_only(&self, known: impl Fn(InstanceId) -> bool) {
@@ -149,7 +154,8 @@ impl Fleet {
         self.presence.heard_at(instance)
     }
 
-    /// Writes down which agents were heard here, for the other replicas.
+    /// Writes down which agents were heard here, for the other replicas, and cuts the
+    /// links of those whose instances another replica ended.
     ///
     /// # Errors
     /// Where the database fails.
@@ -159,7 +165,13 @@ impl Fleet {
             self.store.note_seen(&news).await?;
         }
         let rows = self.store.instances().await?;
-        let known: HashSet<InstanceId> = rows.iter().map(|it| it.id).collect();
+        let wanted = |it: &&Instance| matches!(it.status, Status::Provisioning | Status::Running);
+        let known: HashSet<InstanceId> = rows.iter().filter(wanted).map(|it| it.id).collect();
+        for over in self.presence.all() {
+            if !known.contains(&over) {
+                self.relay.cut(over);
+            }
+        }
         self.presence.keep_only(|it| known.contains(&it));
         Ok(())
     }
