@@ -14,7 +14,7 @@ use browserfleet_proto::ids::BootId;
 use browserfleet_proto::{ladder, limits};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::browser::Launcher;
 use crate::browser::launcher::{ChromeLauncher, Settings};
@@ -23,6 +23,7 @@ use crate::config::{Config, Machine};
 use crate::end::End;
 use crate::fence::{self, Standing};
 use crate::host::metadata::Metadata;
+use crate::host::start::Start;
 use crate::host::{power, spot};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
@@ -50,6 +51,10 @@ pub async fn run(config: Config) -> ExitCode {
 }
 
 async fn live(config: &Config) -> End {
+    let start = Arc::new(match config.machine {
+        Machine::Local => Start::of_the_agent(),
+        Machine::Ec2(_) => Start::of_the_machine(),
+    });
     let user = match config.browser_user.as_deref().map(User::find).transpose() {
         Ok(user) => user,
         Err(error) => {
@@ -73,7 +78,7 @@ async fn live(config: &Config) -> End {
             );
         }
     };
-    let end = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>).await;
+    let end = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>, start).await;
     launcher.stop().await;
     end.unwrap_or_else(|end| end)
 }
@@ -90,8 +95,11 @@ fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
 }
 
 /// Joins and serves with these browsers until there is a reason to end.
-async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End> {
-    let started = Instant::now();
+async fn serve(
+    config: &Config,
+    launcher: Arc<dyn Launcher>,
+    start: Arc<Start>,
+) -> Result<End, End> {
     let mut signals = Signals::listen()?;
     let patience = match config.machine {
         Machine::Local => config.dead_man,
@@ -102,9 +110,9 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
     let dialer = Dialer::new(&config.control_plane, authorities);
     let keeper = Keeper::new(dialer.clone(), stored);
     let identity = tokio::select! {
-        identity = enrol::identity(config, &keeper, started) => identity?,
+        identity = enrol::identity(config, &keeper, &start) => identity?,
         () = signals.told_to_end() => return Ok(End::Told),
-        () = sleep(patience) => return Ok(End::DeadMan(patience)),
+        () = sleep_until(start.began() + patience) => return Ok(End::DeadMan(patience)),
     };
 
     let outbox = Arc::new(Outbox::default());
@@ -127,6 +135,7 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
         media,
         restart,
         boot: BootId::new(),
+        start,
         sessions_max: config.sessions_max,
     });
     let (current, identities) = watch::channel(identity);

@@ -7,3 +7,4 @@ pub mod power;
 #[cfg(test)]
 mod scene;
 pub mod spot;
+pub mod start;
