@@ -3,6 +3,7 @@
 //! It ends by itself when the control plane refuses it, and when it has heard
 //! nothing from it for too long: a machine that nobody knows must not go on.
 
+use std::env::current_exe;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,9 +20,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::browser::Launcher;
 use crate::browser::launcher::{ChromeLauncher, Settings};
 use crate::browser::user::User;
-use crate::config::{Config, Machine};
+use crate::config::{Config, Isolation, Machine};
 use crate::end::End;
 use crate::fence::{self, Standing};
+use crate::host::isolation::Service;
 use crate::host::metadata::Metadata;
 use crate::host::start::Start;
 use crate::host::{power, spot};
@@ -64,6 +66,9 @@ async fn live(config: &Config) -> End {
     if let Err(error) = make_data_dir(&config.data_dir, user.as_ref()) {
         return End::Failed(error);
     }
+    if let Err(error) = keep_apart(config, user.as_ref(), start.began()).await {
+        return End::Failed(error.context("pages would not be isolated"));
+    }
     let settings = Settings {
         executable: config.browser_executable.clone(),
         folder: config.data_dir.join("browsers"),
@@ -92,6 +97,31 @@ fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
         .create(folder)
         .and_then(|()| std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)))
         .with_context(|| format!("could not make {}", folder.display()))
+}
+
+/// Sees to it that browsers cannot reach the metadata service, where that is asked for.
+async fn keep_apart(config: &Config, user: Option<&User>, began: Instant) -> anyhow::Result<()> {
+    match (config.isolation, user) {
+        (Isolation::Required, Some(user)) => {
+            let there_by = match config.machine {
+                Machine::Local => None,
+                Machine::Ec2(_) => Some(began + ladder::JOIN_TOKEN),
+            };
+            let service = Service::at(config.metadata.as_deref(), there_by)?;
+            service.is_closed_to(user, &current_exe()?).await?;
+        }
+        (Isolation::Off, _) => tracing::warn!(
+            "nobody tried whether pages can reach the metadata service, and with it what the machine may do"
+        ),
+        (Isolation::Required, None) | (Isolation::Absent, _) => {
+            if let Machine::Ec2(_) = config.machine {
+                tracing::warn!(
+                    "browsers run as the agent's own user: pages can reach the metadata service, and with it what the machine may do; set BROWSERFLEET_BROWSER_USER"
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Joins and serves with these browsers until there is a reason to end.

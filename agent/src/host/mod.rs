@@ -1,5 +1,6 @@
 //! The machine that the agent runs on.
 
+pub mod isolation;
 pub mod load;
 pub mod metadata;
 pub mod parameter;
