@@ -3,6 +3,7 @@
 //! It ends by itself when the control plane refuses it, and when it has heard
 //! nothing from it for too long: a machine that nobody knows must not go on.
 
+use std::env::current_exe;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,15 +15,17 @@ use browserfleet_proto::ids::BootId;
 use browserfleet_proto::{ladder, limits};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::browser::Launcher;
 use crate::browser::launcher::{ChromeLauncher, Settings};
 use crate::browser::user::User;
-use crate::config::{Config, Machine};
+use crate::config::{Config, Isolation, Machine};
 use crate::end::End;
 use crate::fence::{self, Standing};
+use crate::host::isolation::Service;
 use crate::host::metadata::Metadata;
+use crate::host::start::Start;
 use crate::host::{power, spot};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
@@ -50,6 +53,10 @@ pub async fn run(config: Config) -> ExitCode {
 }
 
 async fn live(config: &Config) -> End {
+    let start = Arc::new(match config.machine {
+        Machine::Local => Start::of_the_agent(),
+        Machine::Ec2(_) => Start::of_the_machine(),
+    });
     let user = match config.browser_user.as_deref().map(User::find).transpose() {
         Ok(user) => user,
         Err(error) => {
@@ -58,6 +65,9 @@ async fn live(config: &Config) -> End {
     };
     if let Err(error) = make_data_dir(&config.data_dir, user.as_ref()) {
         return End::Failed(error);
+    }
+    if let Err(error) = keep_apart(config, user.as_ref(), start.began()).await {
+        return End::Failed(error.context("pages would not be isolated"));
     }
     let settings = Settings {
         executable: config.browser_executable.clone(),
@@ -73,7 +83,7 @@ async fn live(config: &Config) -> End {
             );
         }
     };
-    let end = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>).await;
+    let end = serve(config, Arc::clone(&launcher) as Arc<dyn Launcher>, start).await;
     launcher.stop().await;
     end.unwrap_or_else(|end| end)
 }
@@ -89,9 +99,37 @@ fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
         .with_context(|| format!("could not make {}", folder.display()))
 }
 
+/// Sees to it that browsers cannot reach the metadata service, where that is asked for.
+async fn keep_apart(config: &Config, user: Option<&User>, began: Instant) -> anyhow::Result<()> {
+    match (config.isolation, user) {
+        (Isolation::Required, Some(user)) => {
+            let there_by = match config.machine {
+                Machine::Local => None,
+                Machine::Ec2(_) => Some(began + ladder::JOIN_TOKEN),
+            };
+            let service = Service::at(config.metadata.as_deref(), there_by)?;
+            service.is_closed_to(user, &current_exe()?).await?;
+        }
+        (Isolation::Off, _) => tracing::warn!(
+            "nobody tried whether pages can reach the metadata service, and with it what the machine may do"
+        ),
+        (Isolation::Required, None) | (Isolation::Absent, _) => {
+            if let Machine::Ec2(_) = config.machine {
+                tracing::warn!(
+                    "browsers run as the agent's own user: pages can reach the metadata service, and with it what the machine may do; set BROWSERFLEET_BROWSER_USER"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Joins and serves with these browsers until there is a reason to end.
-async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End> {
-    let started = Instant::now();
+async fn serve(
+    config: &Config,
+    launcher: Arc<dyn Launcher>,
+    start: Arc<Start>,
+) -> Result<End, End> {
     let mut signals = Signals::listen()?;
     let patience = match config.machine {
         Machine::Local => config.dead_man,
@@ -102,9 +140,9 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
     let dialer = Dialer::new(&config.control_plane, authorities);
     let keeper = Keeper::new(dialer.clone(), stored);
     let identity = tokio::select! {
-        identity = enrol::identity(config, &keeper, started) => identity?,
+        identity = enrol::identity(config, &keeper, &start) => identity?,
         () = signals.told_to_end() => return Ok(End::Told),
-        () = sleep(patience) => return Ok(End::DeadMan(patience)),
+        () = sleep_until(start.began() + patience) => return Ok(End::DeadMan(patience)),
     };
 
     let outbox = Arc::new(Outbox::default());
@@ -127,6 +165,7 @@ async fn serve(config: &Config, launcher: Arc<dyn Launcher>) -> Result<End, End>
         media,
         restart,
         boot: BootId::new(),
+        start,
         sessions_max: config.sessions_max,
     });
     let (current, identities) = watch::channel(identity);

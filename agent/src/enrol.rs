@@ -20,6 +20,7 @@ use crate::config::{Config, Ec2, Machine};
 use crate::end::End;
 use crate::host::metadata::{self, Metadata};
 use crate::host::parameter::Parameter;
+use crate::host::start::Start;
 use crate::link::identity::Identity;
 use crate::link::keeper::{Joining, Keeper};
 use crate::tasks;
@@ -34,15 +35,16 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Why there is none.
-pub async fn identity(config: &Config, keeper: &Keeper, started: Instant) -> Result<Identity, End> {
+pub async fn identity(config: &Config, keeper: &Keeper, start: &Start) -> Result<Identity, End> {
     if let Some(identity) = keeper.earlier()? {
         tracing::info!(
             instance.id = identity.instance,
             "goes on with the certificate of an earlier process"
         );
+        start.reach("joined");
         return Ok(identity);
     }
-    let latest = started + ladder::JOIN_TOKEN;
+    let latest = start.began() + ladder::JOIN_TOKEN;
     let identity = match &config.machine {
         Machine::Local => {
             let joining = Joining {
@@ -51,8 +53,17 @@ pub async fn identity(config: &Config, keeper: &Keeper, started: Instant) -> Res
             };
             keeper.join(&joining, latest).await?
         }
-        Machine::Ec2(ec2) => as_instance(ec2, config.metadata.as_deref(), keeper, latest).await?,
+        Machine::Ec2(ec2) => {
+            let metadata = config.metadata.as_deref();
+            let (joining, parameter) = of_instance(ec2, metadata, latest).await?;
+            start.reach("token");
+            let identity = keeper.join(&joining, latest).await?;
+            // The link need not wait for it.
+            tasks::spawn("used token", parameter.delete());
+            identity
+        }
     };
+    start.reach("joined");
     tracing::info!(instance.id = identity.instance, "joined");
     Ok(identity)
 }
@@ -73,12 +84,11 @@ async fn from_standard_input() -> anyhow::Result<String> {
     Ok(token)
 }
 
-async fn as_instance(
+async fn of_instance(
     ec2: &Ec2,
     endpoint: Option<&str>,
-    keeper: &Keeper,
     latest: Instant,
-) -> Result<Identity, End> {
+) -> Result<(Joining, Parameter), End> {
     let mut metadata = Metadata::at(endpoint).map_err(End::Misconfigured)?;
     let machine = answer(latest, async || metadata.instance_id().await).await?;
     let region = match &ec2.region {
@@ -88,10 +98,7 @@ async fn as_instance(
     tracing::info!(machine, region, "looking for this machine's token");
     let parameter = Parameter::of(ec2, endpoint, region, &machine);
     let token = parameter.token(latest).await.map_err(End::NoIdentity)?;
-    let identity = keeper.join(&Joining { token, machine }, latest).await?;
-    // The link need not wait for it.
-    tasks::spawn("used token", parameter.delete());
-    Ok(identity)
+    Ok((Joining { token, machine }, parameter))
 }
 
 /// Asks the metadata service until it answers: it may come up after the agent.

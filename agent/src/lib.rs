@@ -12,7 +12,7 @@ mod dead_man;
 mod end;
 mod enrol;
 mod fence;
-mod host;
+pub mod host;
 mod link;
 mod remembered;
 mod session;

@@ -129,6 +129,12 @@ impl Handle {
         self.state().held.len() + self.around.launcher.spares()
     }
 
+    /// When the first spare was ready.
+    #[must_use]
+    pub fn first_spare(&self) -> Option<Instant> {
+        self.around.launcher.first_spare()
+    }
+
     /// What this agent can do, as its Hello names it.
     #[must_use]
     pub fn capabilities(&self) -> Vec<String> {

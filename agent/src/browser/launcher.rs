@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use browserfleet_proto::action::{BrowserKind, Code, Rejection, SessionOptions};
@@ -57,6 +57,8 @@ pub struct ChromeLauncher {
 struct Pool {
     settings: Settings,
     spares: Mutex<Spares>,
+    /// When the first one was.
+    first_ready: OnceLock<Instant>,
     /// Held while one is launched, and while none may be.
     launching: tokio::sync::Mutex<()>,
     /// One was taken, or no more are wanted.
@@ -97,6 +99,7 @@ impl ChromeLauncher {
                 kind: BrowserKind::Shell,
                 closed: false,
             }),
+            first_ready: OnceLock::new(),
             launching: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         });
@@ -180,6 +183,10 @@ impl Launcher for ChromeLauncher {
         self.pool.spares().ready.len()
     }
 
+    fn first_spare(&self) -> Option<Instant> {
+        self.pool.first_ready.get().copied()
+    }
+
     fn recycle(&self) -> BoxFuture<'_, Vec<String>> {
         self.pool.recycle().boxed()
     }
@@ -236,6 +243,7 @@ impl Pool {
         };
         let deadline = Instant::now() + LAUNCH_TIMEOUT;
         let running = Running::start(kind, &self.settings, deadline).await?;
+        self.first_ready.get_or_init(Instant::now);
         self.spares().ready.push(running);
         Ok(true)
     }

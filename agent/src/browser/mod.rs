@@ -122,7 +122,10 @@ pub trait Launcher: Send + Sync {
     /// Browsers that are launched and have no session yet.
     fn spares(&self) -> usize;
 
-    /// Ends those, removes all that browsers left, says what is left nevertheless,
+    /// When the first of them was ready, if there was one.
+    fn first_spare(&self) -> Option<Instant>;
+
+    /// Ends the spares, removes all that browsers left, says what is left nevertheless,
     /// and begins anew. Only while no session has a browser.
     fn recycle(&self) -> BoxFuture<'_, Vec<String>>;
 }

@@ -58,6 +58,10 @@ impl Launcher for Scripted {
         0
     }
 
+    fn first_spare(&self) -> Option<Instant> {
+        None
+    }
+
     fn recycle(&self) -> BoxFuture<'_, Vec<String>> {
         async {
             tokio::time::sleep(RECYCLING_TAKES).await;

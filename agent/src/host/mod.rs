@@ -1,5 +1,6 @@
 //! The machine that the agent runs on.
 
+pub mod isolation;
 pub mod load;
 pub mod metadata;
 pub mod parameter;
@@ -7,3 +8,4 @@ pub mod power;
 #[cfg(test)]
 mod scene;
 pub mod spot;
+pub mod start;

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
+use crate::host::start::Start;
 use crate::sessions::Handle;
 use backoff::Backoff;
 use connect::Dialer;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub restart: watch::Sender<Option<String>>,
     /// This life of the process.
     pub boot: BootId,
+    /// How it began.
+    pub start: Arc<Start>,
     /// How many sessions this machine takes.
     pub sessions_max: u32,
 }

@@ -93,7 +93,7 @@ fn hello(shared: &Shared) -> FromAgent {
             held_sessions: shared.sessions.held(),
             acknowledged_sequence: shared.outbox.acknowledged(),
             sessions_max: shared.sessions_max,
-            boot_phases: Vec::new(),
+            boot_phases: shared.start.phases(shared.sessions.first_spare()),
         })),
     }
 }
