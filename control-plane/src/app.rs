@@ -96,11 +96,16 @@ impl App {
             api: listen,
             agents,
             database_url,
+            provider: made_by,
             pool,
             administrator,
             accounts: account_settings,
             telemetry,
         } = config;
+        anyhow::ensure!(
+            matches!(made_by, config::Provider::Local),
+            "BROWSERFLEET_PROVIDER: no provider `ec2` is built in yet"
+        );
         programs_exist(&pool)?;
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
@@ -135,6 +140,9 @@ impl App {
 
         let private = bind(agents.address, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
+        let dialed = agents
+            .dialed
+            .unwrap_or_else(|| format!("https://{private_address}"));
         let private_tls = authorities.server_config(private_address.ip())?;
 
         // Before anything that is counted happens.
@@ -151,7 +159,7 @@ impl App {
             Settings {
                 agent: pool.agent.clone(),
                 folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authorities, private_address),
+                environment: environment_of(&pool, &authorities, dialed),
             },
             machines.clone(),
         ));
@@ -467,16 +475,9 @@ fn unreadable(key: &str, file: &Path) -> String {
     format!("{key}: could not read {}", file.display())
 }
 
-fn environment_of(
-    pool: &Pool,
-    authorities: &Authorities,
-    address: std::net::SocketAddr,
-) -> Vec<(String, String)> {
+fn environment_of(pool: &Pool, authorities: &Authorities, dialed: String) -> Vec<(String, String)> {
     let mut environment = vec![
-        (
-            "BROWSERFLEET_CONTROL_PLANE".to_owned(),
-            format!("https://{address}"),
-        ),
+        ("BROWSERFLEET_CONTROL_PLANE".to_owned(), dialed),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
             authorities.bundle_file().display().to_string(),

@@ -250,7 +250,7 @@ impl Settings<'_> {
     }
 
     /// An address that secrets are sent to: over TLS, unless it is this machine.
-    fn web_address(&mut self, key: &str, default: Option<&str>) -> String {
+    pub(super) fn web_address(&mut self, key: &str, default: Option<&str>) -> String {
         let text = self.text(key).or_else(|| default.map(str::to_owned));
         let text = text.unwrap_or_default();
         let fine = text.parse::<Url>().is_ok_and(|url| {

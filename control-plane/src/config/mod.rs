@@ -3,6 +3,7 @@
 //! the value of a secret.
 
 mod accounts;
+mod ec2;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -11,8 +12,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use url::Url;
+
 pub use accounts::{Accounts, OauthKind, OauthProvider, Passwords, Registration};
 use browserfleet_proto::ladder;
+pub use ec2::{AgentProgram, Ec2, LaunchTemplate, MarketOrder, PublicAddress};
 
 use crate::domain::pool::Reuse;
 
@@ -27,6 +31,8 @@ pub struct Config {
     pub agents: Agents,
     /// `sqlite:` or `postgres:`.
     pub database_url: String,
+    /// What makes instances.
+    pub provider: Provider,
     /// The instances.
     pub pool: Pool,
     /// The first administrator.
@@ -53,11 +59,22 @@ pub struct Listener {
 pub struct Agents {
     /// Address and port; port 0 lets the system choose.
     pub address: SocketAddr,
+    /// What they dial, `https://host:port`; `None`: where it listens.
+    pub dialed: Option<String>,
     /// Folders of certificate authorities: the first signs agents' certificates, the
     /// last ours, all are trusted. Without any, the one of the data folder.
     pub authorities: Vec<PathBuf>,
     /// How long an agent's certificate lives.
     pub certificate_life: Duration,
+}
+
+/// What makes instances.
+#[derive(Debug)]
+pub enum Provider {
+    /// Processes of this machine.
+    Local,
+    /// Machines of Amazon's.
+    Ec2(Box<Ec2>),
 }
 
 /// The pool that is wanted.
@@ -212,10 +229,25 @@ pub const KEYS: &[&str] = &[
     "TLS_KEY",
     "CONNECTIONS_MAX",
     "AGENT_LISTEN",
+    "AGENT_ADDRESS",
     "AGENT_AUTHORITIES",
     "AGENT_CERTIFICATE_MS",
     "DATABASE_URL",
     "PROVIDER",
+    "EC2_REGION",
+    "EC2_IMAGE",
+    "EC2_INSTANCE_TYPES",
+    "EC2_SUBNETS",
+    "EC2_SECURITY_GROUPS",
+    "EC2_INSTANCE_PROFILE",
+    "EC2_MARKET",
+    "EC2_PUBLIC_ADDRESS",
+    "EC2_VOLUME_GIB",
+    "EC2_TAGS",
+    "EC2_LAUNCH_TEMPLATE",
+    "EC2_RESCUE_DOCUMENT",
+    "EC2_AGENT_URL",
+    "EC2_AGENT_SHA256",
     "LOCAL_AGENT",
     "BROWSER_EXECUTABLE",
     "POOL_WARM",
@@ -270,11 +302,6 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn config(&mut self) -> Config {
         let data_dir = PathBuf::from(self.text("DATA_DIR").unwrap_or(".browserfleet".into()));
-        if let Some(other) = self.text("PROVIDER").filter(|it| it != "local") {
-            self.faults.push(format!(
-                "{PREFIX}PROVIDER is `{other}`; this build knows `local`"
-            ));
-        }
         let database_url = self
             .text("DATABASE_URL")
             .unwrap_or_else(|| format!("sqlite:{}", data_dir.join("browserfleet.db").display()));
@@ -287,10 +314,16 @@ impl Settings<'_> {
             ));
         }
         let pool = self.pool();
+        let agents = self.agents();
+        let provider = self.provider();
+        if matches!(provider, Provider::Ec2(_)) && self.text("AGENT_ADDRESS").is_none() {
+            self.can_be_dialed(agents.address);
+        }
         Config {
             api: self.api(),
-            agents: self.agents(),
+            agents,
             database_url,
+            provider,
             pool,
             administrator: self.administrator(),
             accounts: self.accounts(),
@@ -300,6 +333,48 @@ impl Settings<'_> {
                 metrics: self.maybe("METRICS_LISTEN"),
             },
             data_dir,
+        }
+    }
+
+    fn provider(&mut self) -> Provider {
+        match self.text("PROVIDER").as_deref() {
+            None | Some("local") => Provider::Local,
+            Some("ec2") => Provider::Ec2(Box::new(self.ec2())),
+            Some(other) => {
+                self.faults.push(format!(
+                    "{PREFIX}PROVIDER is `{other}`; it has to be `local` or `ec2`"
+                ));
+                Provider::Local
+            }
+        }
+    }
+
+    /// What agents dial.
+    fn dialed(&mut self) -> Option<String> {
+        let text = self.text("AGENT_ADDRESS")?;
+        let address = text.parse::<Url>().ok().filter(|url| {
+            url.scheme() == "https"
+                && url.host_str().is_some()
+                && matches!(url.path(), "" | "/")
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+        });
+        if address.is_none() {
+            self.faults.push(format!(
+                "{PREFIX}AGENT_ADDRESS is `{text}`; it has to be like https://fleet.example.com:8081"
+            ));
+        }
+        address.map(|it| it.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Machines elsewhere dial this one by the address where it listens.
+    fn can_be_dialed(&mut self, listen: SocketAddr) {
+        if listen.ip().is_loopback() || listen.ip().is_unspecified() {
+            self.faults.push(format!(
+                "{PREFIX}AGENT_ADDRESS is missing: machines of EC2 cannot dial {listen}; it has to \
+                 be like https://fleet.example.com:8081"
+            ));
         }
     }
 
@@ -339,6 +414,7 @@ impl Settings<'_> {
         );
         Agents {
             address: self.or("AGENT_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8081))),
+            dialed: self.dialed(),
             authorities,
             certificate_life: Duration::from_millis(life.into()),
         }
