@@ -3,6 +3,7 @@
 //! users or sessions, and remembers nothing: what it was asked for is in rows.
 
 pub mod local;
+pub mod user_data;
 
 use std::future::Future;
 use std::pin::Pin;
