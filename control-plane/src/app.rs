@@ -37,7 +37,9 @@ use crate::fleet::authority::{self, Authority};
 use crate::fleet::{self, Fleet};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
+use crate::provider::ec2::{self, Ec2};
 use crate::provider::local::{Local, Settings};
+use crate::provider::user_data::{self, DEAD_MAN, SPARES, Values};
 use crate::relay::Relay;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -102,11 +104,9 @@ impl App {
             accounts: account_settings,
             telemetry,
         } = config;
-        anyhow::ensure!(
-            matches!(made_by, config::Provider::Local),
-            "BROWSERFLEET_PROVIDER: no provider `ec2` is built in yet"
-        );
-        programs_exist(&pool)?;
+        if let config::Provider::Local = made_by {
+            programs_exist(&pool)?;
+        }
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
         let authorities =
@@ -155,14 +155,35 @@ impl App {
         };
         let tasks = Tasks::default();
         let machines = Tasks::default();
-        let provider: Arc<dyn Provider> = Arc::new(Local::new(
-            Settings {
-                agent: pool.agent.clone(),
-                folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authorities, dialed),
-            },
-            machines.clone(),
-        ));
+        let deployment = store.deployment().await?;
+        let provider: Arc<dyn Provider> = match made_by {
+            config::Provider::Local => Arc::new(Local::new(
+                Settings {
+                    agent: pool.agent.clone(),
+                    folder: data_dir.join("instances"),
+                    environment: environment_of(&pool, &authorities, dialed),
+                },
+                machines.clone(),
+            )),
+            config::Provider::Ec2(machines) => {
+                let user_data = user_data::render(&Values {
+                    control_plane: &dialed,
+                    authority: authorities.bundle(),
+                    deployment: &deployment,
+                    sessions_max: pool.sessions_per_instance,
+                    spares: SPARES,
+                    dead_man: DEAD_MAN,
+                    agent_program: machines.agent_program.as_ref(),
+                })?;
+                let settings = ec2::Settings {
+                    pool: *machines,
+                    deployment: deployment.clone(),
+                    user_data,
+                    page: None,
+                };
+                Arc::new(Ec2::connect(settings).await?)
+            }
+        };
         let relay = Arc::new(Relay::default());
         let limits = Limits {
             sessions: pool.sessions_per_user,
@@ -271,7 +292,7 @@ impl App {
             "pid": std::process::id(),
         });
         fs::write(&ready_note, note.to_string())?;
-        tracing::info!(api = %format!("{scheme}://{address}"), agents = %private_address, "ready");
+        tracing::info!(api = %format!("{scheme}://{address}"), agents = %private_address, deployment, "ready");
         Ok(Self {
             api,
             fleet,
