@@ -37,7 +37,9 @@ use crate::fleet::authority::{self, Authority};
 use crate::fleet::{self, Fleet};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
+use crate::provider::ec2::{self, Ec2};
 use crate::provider::local::{Local, Settings};
+use crate::provider::user_data::{self, DEAD_MAN, SPARES, Values};
 use crate::relay::Relay;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -102,11 +104,9 @@ impl App {
             accounts: account_settings,
             telemetry,
         } = config;
-        anyhow::ensure!(
-            matches!(made_by, config::Provider::Local),
-            "BROWSERFLEET_PROVIDER: no provider `ec2` is built in yet"
-        );
-        programs_exist(&pool)?;
+        if let config::Provider::Local = made_by {
+            programs_exist(&pool)?;
+        }
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
         let authorities =
@@ -140,9 +140,8 @@ impl App {
 
         let private = bind(agents.address, "BROWSERFLEET_AGENT_LISTEN").await?;
         let private_address = private.local_addr()?;
-        let agent_address = agents
+        let dialed = agents
             .dialed
-            .clone()
             .unwrap_or_else(|| format!("https://{private_address}"));
         let private_tls = authorities.server_config(private_address.ip())?;
 
@@ -156,14 +155,35 @@ impl App {
         };
         let tasks = Tasks::default();
         let machines = Tasks::default();
-        let provider: Arc<dyn Provider> = Arc::new(Local::new(
-            Settings {
-                agent: pool.agent.clone(),
-                folder: data_dir.join("instances"),
-                environment: environment_of(&pool, &authorities, agent_address.clone()),
-            },
-            machines.clone(),
-        ));
+        let deployment = store.deployment().await?;
+        let provider: Arc<dyn Provider> = match made_by {
+            config::Provider::Local => Arc::new(Local::new(
+                Settings {
+                    agent: pool.agent.clone(),
+                    folder: data_dir.join("instances"),
+                    environment: environment_of(&pool, &authorities, dialed),
+                },
+                machines.clone(),
+            )),
+            config::Provider::Ec2(machines) => {
+                let user_data = user_data::render(&Values {
+                    control_plane: &dialed,
+                    authority: authorities.bundle(),
+                    deployment: &deployment,
+                    sessions_max: pool.sessions_per_instance,
+                    spares: SPARES,
+                    dead_man: DEAD_MAN,
+                    agent_program: machines.agent_program.as_ref(),
+                })?;
+                let settings = ec2::Settings {
+                    pool: *machines,
+                    deployment: deployment.clone(),
+                    user_data,
+                    page: None,
+                };
+                Arc::new(Ec2::connect(settings).await?)
+            }
+        };
         let relay = Arc::new(Relay::default());
         let limits = Limits {
             sessions: pool.sessions_per_user,
@@ -272,7 +292,7 @@ impl App {
             "pid": std::process::id(),
         });
         fs::write(&ready_note, note.to_string())?;
-        tracing::info!(api = %format!("{scheme}://{address}"), agents = %private_address, "ready");
+        tracing::info!(api = %format!("{scheme}://{address}"), agents = %private_address, deployment, "ready");
         Ok(Self {
             api,
             fleet,
@@ -476,13 +496,9 @@ fn unreadable(key: &str, file: &Path) -> String {
     format!("{key}: could not read {}", file.display())
 }
 
-fn environment_of(
-    pool: &Pool,
-    authorities: &Authorities,
-    agent_address: String,
-) -> Vec<(String, String)> {
+fn environment_of(pool: &Pool, authorities: &Authorities, dialed: String) -> Vec<(String, String)> {
     let mut environment = vec![
-        ("BROWSERFLEET_CONTROL_PLANE".to_owned(), agent_address),
+        ("BROWSERFLEET_CONTROL_PLANE".to_owned(), dialed),
         (
             "BROWSERFLEET_CA_FILE".to_owned(),
             authorities.bundle_file().display().to_string(),

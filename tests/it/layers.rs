@@ -35,12 +35,17 @@ const DOORS: &[(&str, &[&str])] = &[
     ("headless_chrome", &["agent/src/browser"]),
     (
         "aws_config",
-        &["agent/src/host", "control-plane/src/provider"],
+        &[
+            "agent/src/host",
+            "control-plane/src/provider/ec2",
+            "control-plane/src/provider/ssm.rs",
+        ],
     ),
     (
         "aws_sdk_ssm",
-        &["agent/src/host", "control-plane/src/provider"],
+        &["agent/src/host", "control-plane/src/provider/ssm.rs"],
     ),
+    ("aws_sdk_ec2", &["control-plane/src/provider/ec2"]),
     ("opentelemetry", &["control-plane/src/telemetry"]),
     ("opentelemetry_sdk", &["control-plane/src/telemetry"]),
     ("opentelemetry_prometheus", &["control-plane/src/telemetry"]),

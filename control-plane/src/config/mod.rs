@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use browserfleet_proto::ladder;
 use url::Url;
 
 pub use accounts::{Accounts, OauthKind, OauthProvider, Passwords, Registration};
+use browserfleet_proto::ladder;
 pub use ec2::{AgentProgram, Ec2, LaunchTemplate, MarketOrder, PublicAddress};
 
 use crate::domain::pool::Reuse;
@@ -59,7 +59,7 @@ pub struct Listener {
 pub struct Agents {
     /// Address and port; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// What agents dial, `https://host:port`; `None`: where it listens.
+    /// What they dial, `https://host:port`; `None`: where it listens.
     pub dialed: Option<String>,
     /// Folders of certificate authorities: the first signs agents' certificates, the
     /// last ours, all are trusted. Without any, the one of the data folder.
@@ -229,9 +229,9 @@ pub const KEYS: &[&str] = &[
     "TLS_KEY",
     "CONNECTIONS_MAX",
     "AGENT_LISTEN",
+    "AGENT_ADDRESS",
     "AGENT_AUTHORITIES",
     "AGENT_CERTIFICATE_MS",
-    "AGENT_ADDRESS",
     "DATABASE_URL",
     "PROVIDER",
     "EC2_REGION",
@@ -350,7 +350,7 @@ impl Settings<'_> {
     }
 
     /// What agents dial.
-    fn agent_address(&mut self) -> Option<String> {
+    fn dialed(&mut self) -> Option<String> {
         let text = self.text("AGENT_ADDRESS")?;
         let address = text.parse::<Url>().ok().filter(|url| {
             url.scheme() == "https"
@@ -414,7 +414,7 @@ impl Settings<'_> {
         );
         Agents {
             address: self.or("AGENT_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8081))),
-            dialed: self.agent_address(),
+            dialed: self.dialed(),
             authorities,
             certificate_life: Duration::from_millis(life.into()),
         }
