@@ -197,6 +197,7 @@ impl App {
             idle: pool.idle,
             reuse: pool.reuse,
             instances_per_user: pool.instances_per_user,
+            boot: pool.boot,
         };
         let fleet = Fleet::open(
             store.clone(),

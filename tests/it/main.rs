@@ -12,6 +12,7 @@ mod clocks;
 mod commands;
 mod databases;
 mod dialogs;
+mod ec2;
 mod ec2_provider;
 mod enrolment;
 mod first_browser;

@@ -94,6 +94,8 @@ pub struct Pool {
     pub idle: Duration,
     /// What becomes of an instance that somebody held.
     pub reuse: Reuse,
+    /// How long a machine may take until its agent says that it lives.
+    pub boot: Duration,
     /// How many live sessions one user may have.
     pub sessions_per_user: u32,
     /// How many instances one user may have.
@@ -218,6 +220,12 @@ const CERTIFICATE_MS: u32 = ladder::CERTIFICATE.as_millis() as u32;
 /// The shortest, in milliseconds: renewed at two thirds, it leaves 3 s for the renewal.
 const CERTIFICATE_MS_MIN: u32 = 10_000;
 
+/// How long a machine may take until its agent is there, in milliseconds: a system's
+/// start, cloud-init, the agent's download, and one lost call to the token's store.
+const BOOT_MS: u32 = 10 * 60 * 1_000;
+/// Longest such time, in milliseconds: an hour of nothing is paid for.
+const BOOT_MS_MAX: u32 = 60 * 60 * 1_000;
+
 const PREFIX: &str = "BROWSERFLEET_";
 
 /// Every setting there is, without the prefix. `NAME` stands for the name of a
@@ -258,6 +266,7 @@ pub const KEYS: &[&str] = &[
     "COMMANDS_PER_MINUTE",
     "POOL_IDLE_MS",
     "POOL_REUSE",
+    "POOL_BOOT_MS",
     "PUBLIC_URL",
     "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
@@ -441,6 +450,10 @@ impl Settings<'_> {
             commands_per_minute: self.number("COMMANDS_PER_MINUTE", 0, 0, 10_000_000),
             idle: Duration::from_millis(self.number("POOL_IDLE_MS", 300_000, 0, 86_400_000).into()),
             reuse: self.or("POOL_REUSE", Reuse::Terminate),
+            boot: Duration::from_millis(
+                self.number("POOL_BOOT_MS", BOOT_MS, 1_000, BOOT_MS_MAX)
+                    .into(),
+            ),
         }
     }
 

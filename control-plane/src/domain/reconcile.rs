@@ -23,11 +23,6 @@ use super::instance::{AttemptState, Instance, RestartMode, Status};
 use super::machine::{Machine, MachineState};
 use super::time::Timestamp;
 
-/// How long a machine may take until its agent says that it lives: system start,
-/// cloud-init, the agent's download, and one lost call to the token's store.
-const BOOT_DEADLINE: Duration = Duration::from_secs(10 * 60);
-/// The same for a provider whose machines are processes.
-const BOOT_DEADLINE_OF_A_PROCESS: Duration = Duration::from_secs(60);
 /// How long a request whose outcome is not known is sent again. Tokens are
 /// remembered for a day and more; this is well within it.
 const UNKNOWN_LASTS: Duration = Duration::from_secs(15 * 60);
@@ -55,26 +50,18 @@ const ERROR_SHOWN: Duration = Duration::from_secs(60 * 60);
 /// one at the least. More of them mean that this is another database.
 const STRANGERS_PART: usize = 10;
 
-/// What differs between providers.
+/// What differs between providers, and between operators.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// How long a list may not show what is there; zero where lists are exact.
     pub lag: Duration,
+    /// How long a machine may take until its agent says that it lives.
+    pub boot: Duration,
 }
 
 impl Rules {
     fn is_exact(self) -> bool {
         self.lag.is_zero()
-    }
-
-    /// How long a machine may take until its agent says that it lives.
-    #[must_use]
-    pub fn boot_deadline(self) -> Duration {
-        if self.is_exact() {
-            BOOT_DEADLINE_OF_A_PROCESS
-        } else {
-            BOOT_DEADLINE
-        }
     }
 }
 
@@ -239,7 +226,7 @@ fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
             }
         }
     }
-    let deadline = launched_at.plus(rules.boot_deadline());
+    let deadline = launched_at.plus(rules.boot);
     if deadline <= now {
         return Step::End("boot_timeout").into();
     }

@@ -220,6 +220,7 @@ impl Fleet {
     pub(super) fn rules(&self) -> Rules {
         Rules {
             lag: self.provider.lag(),
+            boot: self.settings.boot,
         }
     }
 

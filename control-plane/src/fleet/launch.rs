@@ -87,6 +87,7 @@ impl Fleet {
                 return Ok(false);
             }
             attempt += 1;
+            tracing::debug!(instance.id = %row.id, attempt, "launch request written");
             match self.try_once(row, attempt, &text, &offering).await? {
                 After::Again => tried.push(offering),
                 After::Rest(moved) => return Ok(moved),
@@ -126,6 +127,7 @@ impl Fleet {
         if !self.store.sending(row.id, attempt, now, lead).await? {
             return Ok(After::Rest(false));
         }
+        tracing::debug!(instance.id = %row.id, attempt, "launch request goes out");
         let answer = self.provider.launch(text).await;
         let now = clock::now();
         match answer {
@@ -288,6 +290,7 @@ impl Fleet {
         match self.provider.hand_token(reference, &token).await {
             Ok(()) => {
                 self.store.token_handed(row.id, clock::now()).await?;
+                tracing::debug!(instance.id = %row.id, "token handed over");
                 Ok(true)
             }
             Err(error) => {

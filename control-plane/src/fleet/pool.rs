@@ -37,6 +37,8 @@ pub struct Settings {
     pub reuse: Reuse,
     /// Instances of one user, where no quota of theirs says otherwise.
     pub instances_per_user: u32,
+    /// How long a machine may take until its agent says that it lives.
+    pub boot: Duration,
 }
 
 /// On which markets machines are had.

@@ -186,6 +186,7 @@ impl Sessions {
                 }
             };
             let Some(epoch) = epoch else { continue };
+            tracing::debug!(session.id = %session, instance.id = %instance, epoch, "session placed");
             done.placed += 1;
             self.openings.placed(session);
             let this = Arc::clone(self);
