@@ -34,7 +34,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::user::Limits;
 use crate::fleet::authorities::Authorities;
 use crate::fleet::authority::{self, Authority};
-use crate::fleet::{self, Fleet};
+use crate::fleet::{self, Fleet, Replica};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
 use crate::provider::ec2::{self, Ec2};
@@ -109,6 +109,7 @@ impl App {
         }
         make_folder(&data_dir)?;
         let data_dir = data_dir.canonicalize()?;
+        let replica = Replica::claim(&data_dir)?;
         let authorities =
             Authorities::open(&data_dir, &agents.authorities, agents.certificate_life)?;
         let mut certificates = authorities.ends();
@@ -200,6 +201,7 @@ impl App {
             boot: pool.boot,
         };
         let fleet = Fleet::open(
+            replica,
             store.clone(),
             Arc::clone(&relay),
             Arc::clone(&provider),

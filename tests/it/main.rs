@@ -13,6 +13,7 @@ mod commands;
 mod databases;
 mod dialogs;
 mod ec2;
+mod ec2_crashes;
 mod ec2_provider;
 mod enrolment;
 mod first_browser;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -201,6 +201,19 @@ impl World {
     #[must_use]
     pub fn log(&self) -> String {
         self.log.lines().join("\n")
+    }
+
+    /// How many lines were logged so far.
+    #[must_use]
+    pub fn lines_logged(&self) -> usize {
+        self.log.lock().len()
+    }
+
+    /// Whether a line with `marker` was logged after the first `lines`.
+    #[must_use]
+    pub fn was_logged_after(&self, lines: usize, marker: &str) -> bool {
+        let log = self.log.lock();
+        log.iter().skip(lines).any(|it| it.contains(marker))
     }
 
     /// Somebody who has not signed in.
@@ -400,21 +413,19 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 }
 
 impl Log {
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lines(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
     }
 
     async fn follow(self, stderr: tokio::process::ChildStderr, ready: watch::Sender<Option<()>>) {
         let mut lines = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             let is_ready = line.contains(" ready api=");
-            self.lines
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            self.lock().push(line);
             if is_ready {
                 ready.send_replace(Some(()));
             }

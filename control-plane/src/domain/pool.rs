@@ -164,8 +164,11 @@ pub fn plan(
 }
 
 /// How many are to be ready: as many as are wanted, or as many as get a holder
-/// while the next one boots.
+/// while the next one boots. Who wants none ready pays for none.
 fn warm(target: &Target, demand: &Demand, held: u32) -> u32 {
+    if target.warm == 0 {
+        return 0;
+    }
     let arriving = demand.arrivals_per_second * demand.boot.as_secs_f64() * FORESIGHT;
     // Rounded: somebody who came once in ten minutes keeps no machine waiting.
     #[expect(
@@ -382,6 +385,7 @@ mod tests {
         // 0.1 a second, 40 s each, and a fifth more: 4.8.
         assert_eq!(first(&[], &target(1, 9), &busy, &fine()).launch, 5);
         assert_eq!(first(&[], &target(1, 3), &busy, &fine()).launch, 3);
+        assert_eq!(first(&[], &target(0, 9), &busy, &fine()).launch, 0);
     }
 
     #[test]

@@ -33,6 +33,8 @@ const RESEND_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a definite refusal that may pass by itself is tried again, and how
 /// often.
 const NOT_YET_WAIT: Duration = Duration::from_secs(10);
+/// How soon is looked whether a machine that was told to end has.
+const END_LOOK: Duration = Duration::from_secs(2);
 /// How soon a machine's end is asked for again.
 const END_AGAIN: Duration = Duration::from_secs(60);
 /// How long a machine may take to end before somebody is told.
@@ -309,7 +311,7 @@ fn ending(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
         return match machine.state {
             MachineState::Terminated => Step::Gone("terminated").into(),
             _ if row.reference.is_none() => Step::Adopt(Box::new(machine.clone())).into(),
-            _ => ask(),
+            _ => ask().or(|| Next::at(now.plus(END_LOOK))),
         };
     }
     if row.reference.is_none() {

@@ -27,6 +27,7 @@ use crate::store::{self, Store};
 pub use converge::{Converged, Lost};
 pub use enrol::{Applicant, Enrolled};
 pub use instances::{InstanceReport, NewInstance, phase_of};
+pub use lead::Replica;
 pub use pool::{MarketPolicy, Overrides, Pool, PoolCounts, PoolReport, Settings};
 
 use authorities::Authorities;
@@ -63,11 +64,12 @@ impl std::fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// The service. `replica` names this process among others of the same database.
+    /// The service of this replica.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn open(
+        replica: Replica,
         store: Store,
         relay: Arc<Relay>,
         provider: Arc<dyn Provider>,
@@ -78,7 +80,7 @@ impl Fleet {
         let pool = Pool::new(&settings, &provider.offerings(), &row);
         Ok(Self {
             deployment: store.deployment().await?,
-            lead: Lead::new(),
+            lead: Lead::new(replica),
             pool: watch::Sender::new(pool),
             presence: Presence::default(),
             memory: Mutex::default(),

@@ -13,22 +13,24 @@ const NAME: &str = "converge";
 pub struct LeadEpoch(pub i64);
 
 impl Store {
-    /// Takes the lead, or renews it, for `life`. `None`: somebody else has it.
+    /// Takes the lead, or renews the one of `known`, for `life`. `None`: somebody else
+    /// has it.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn take_lead(
         &self,
         holder: &str,
+        known: Option<LeadEpoch>,
         life: Duration,
     ) -> Result<Option<LeadEpoch>, Error> {
         let now = self.clock;
-        // One that ran out is a new epoch even where its holder is the same: another
-        // may have led meanwhile and given it back.
+        // One that ran out, or that a former process of the same name had, is a new
+        // epoch: what that one began under the old one is not finished any more.
         let sql = format!(
             "insert into lead (name, holder, epoch, until_at) values ($1, $2, 1, {now} + $3) \
              on conflict (name) do update set \
-             epoch = case when lead.holder = $2 and lead.until_at > {now} \
+             epoch = case when lead.holder = $2 and lead.epoch = $4 and lead.until_at > {now} \
                      then lead.epoch else lead.epoch + 1 end, \
              holder = $2, until_at = {now} + $3 \
              where lead.holder = $2 or lead.until_at <= {now} \
@@ -39,6 +41,7 @@ impl Store {
             .bind(NAME)
             .bind(holder)
             .bind(life)
+            .bind(known.map_or(0, |it| it.0))
             .fetch_optional(&self.write)
             .await?;
         row.map(|row| column(&row, "epoch").map(LeadEpoch))
