@@ -4,7 +4,7 @@
 //! nothing from it for too long: a machine that nobody knows must not go on.
 
 use std::env::current_exe;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -88,14 +88,14 @@ async fn live(config: &Config) -> End {
     end.unwrap_or_else(|end| end)
 }
 
-/// Nobody else can look into it; the browsers' user can pass through, to its profiles.
+/// Makes it, if it is not there. Nobody else can look into it then; the browsers' user
+/// can pass through, to its profiles.
 fn make_data_dir(folder: &Path, user: Option<&User>) -> anyhow::Result<()> {
     let mode = if user.is_some() { 0o711 } else { 0o700 };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(folder)
-        .and_then(|()| std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)))
         .with_context(|| format!("could not make {}", folder.display()))
 }
 

@@ -1,5 +1,6 @@
 //! The user that browsers run as: one without login, without a share in what the
-//! agent may do, and without a way to what the agent keeps.
+//! agent may do, and without a way to what the agent keeps. It is theirs alone: when
+//! an instance is recycled, all of its processes are killed.
 //!
 //! Whoever starts browsers as another user needs the right to (CAP_SETUID,
 //! CAP_SETGID), to kill them (CAP_KILL), and to give them folders and take these away

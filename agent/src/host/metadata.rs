@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures_util::future::join;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::header::HOST;
@@ -17,8 +18,6 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::tasks;
 
 /// Where it is on every EC2 instance: over IPv4, and over IPv6 where that is on.
 pub const EVERYWHERE: [&str; 2] = ["169.254.169.254:80", "[fd00:ec2::254]:80"];
@@ -176,13 +175,15 @@ impl Metadata {
             .body(Empty::<bytes::Bytes>::new())?;
         let socket = TcpStream::connect(&self.address).await?;
         let (mut sender, connection) = handshake(TokioIo::new(socket)).await?;
-        // Ends with the sender, also where this question is given up.
-        tasks::spawn("metadata connection", connection);
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
-        let body = body.await.map_err(anyhow::Error::from_boxed)?;
-        Ok((status, body.to_bytes().to_vec()))
+        let answered = async move {
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
+            let body = body.await.map_err(anyhow::Error::from_boxed)?;
+            Ok((status, body.to_bytes().to_vec()))
+        };
+        // The connection ends with the sender, and both with this question.
+        join(answered, connection).await.0
     }
 }
 
