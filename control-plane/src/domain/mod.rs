@@ -16,5 +16,7 @@ pub mod pool;
 pub mod reconcile;
 pub mod session;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 pub mod time;
 pub mod user;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::ladder;
 
-use super::instance::{AttemptState, Instance, RestartMode, Status};
+use super::instance::{Attempt, AttemptState, Instance, RestartMode, Status};
 use super::machine::{Machine, MachineState};
 use super::time::Timestamp;
 
@@ -30,6 +30,8 @@ const UNKNOWN_LASTS: Duration = Duration::from_secs(15 * 60);
 const RESEND_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Longest wait before a request is sent again.
 const RESEND_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Sends whose waits are added up: more than there are within [`UNKNOWN_LASTS`].
+const RESENDS_COUNTED: u32 = 64;
 /// How long a definite refusal that may pass by itself is tried again, and how
 /// often.
 const NOT_YET_WAIT: Duration = Duration::from_secs(10);
@@ -163,7 +165,7 @@ pub fn next(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
         },
         Status::Running => running(view, rules, now),
         Status::Stopping => ending(view, rules, now),
-        Status::Error if view.row.left_behind => ending(view, rules, now),
+        Status::Error if may_have_a_machine(view) => ending(view, rules, now),
         Status::Error => {
             let until = view.row.status_at.plus(ERROR_SHOWN);
             if until > now {
@@ -176,30 +178,42 @@ pub fn next(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
     }
 }
 
+/// A row that failed is wrong about what it left behind where that is seen.
+fn may_have_a_machine(view: &View<'_>) -> bool {
+    view.row.left_behind || view.machine.is_some_and(|it| it.state.is_there())
+}
+
 fn launching(view: &View<'_>, now: Timestamp) -> Next {
     let attempt = &view.row.attempt;
     if view.row.draining.is_some() && attempt.state != AttemptState::Sent {
         // Nothing was made, and nothing will be.
         return Step::End("deleted").into();
     }
-    match (attempt.state, view.machine) {
-        (AttemptState::Sent, Some(machine)) if machine.attempt == attempt.number => {
-            Step::Adopt(Box::new(machine.clone())).into()
-        }
-        (AttemptState::Sent, _) => {
-            if now.since(attempt.at) >= UNKNOWN_LASTS {
-                return Step::End("launch_unknown").into();
-            }
-            let doublings = u32::try_from(attempt.sends.clamp(1, 16) - 1).unwrap_or(0);
-            let wait = RESEND_WAIT_MIN
-                .saturating_mul(2_u32.saturating_pow(doublings))
-                .min(RESEND_WAIT_MAX);
-            due_or(attempt.at.plus(wait), now, || Step::Send)
-        }
-        (AttemptState::Unsent, _) => Step::Send.into(),
-        (AttemptState::Refused, _) => due_or(attempt.at.plus(NOT_YET_WAIT), now, || Step::Request),
-        _ => Step::Request.into(),
+    if let Some(machine) = view.machine {
+        // Whatever was answered: it is there, and another one must not be made.
+        return Step::Adopt(Box::new(machine.clone())).into();
     }
+    match attempt.state {
+        AttemptState::Sent if now.since(attempt.at) >= UNKNOWN_LASTS => {
+            Step::End("launch_unknown").into()
+        }
+        AttemptState::Sent => due_or(resend_at(attempt), now, || Step::Send),
+        AttemptState::Unsent => Step::Send.into(),
+        AttemptState::Refused => due_or(attempt.at.plus(NOT_YET_WAIT), now, || Step::Request),
+        AttemptState::Wanted | AttemptState::Accepted => Step::Request.into(),
+    }
+}
+
+/// When a request is sent again. The row knows when it was sent first, and how
+/// often since: the waits add up.
+fn resend_at(attempt: &Attempt) -> Timestamp {
+    let sends = u32::try_from(attempt.sends.max(1)).unwrap_or(u32::MAX);
+    let waits = (0..sends.min(RESENDS_COUNTED)).map(|doublings| {
+        RESEND_WAIT_MIN
+            .saturating_mul(2_u32.saturating_pow(doublings))
+            .min(RESEND_WAIT_MAX)
+    });
+    attempt.at.plus(waits.sum())
 }
 
 fn due_or(due: Timestamp, now: Timestamp, step: impl FnOnce() -> Step) -> Next {
@@ -315,8 +329,9 @@ fn ending(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
         };
     }
     if row.reference.is_none() {
-        // Only a request whose outcome is not known can still show a machine.
-        let silent_until = row.attempt.at.plus(rules.lag);
+        // Only a request whose outcome is not known can still show a machine, and it
+        // was sent for the last time before the row began to end.
+        let silent_until = row.status_at.plus(rules.lag);
         return if row.attempt.state == AttemptState::Sent && silent_until > now {
             Next::at(silent_until)
         } else {
@@ -385,7 +400,8 @@ pub struct Matched<'a> {
 }
 
 /// Finds each row's machine: by the row's name for it, then by the machine's name
-/// for the row.
+/// for the row and for the attempt that was sent last. What an earlier attempt made
+/// came late, and has no place any more.
 #[must_use]
 pub fn matched<'a>(machines: &'a [Machine], rows: &[Instance]) -> Matched<'a> {
     let by_reference: HashMap<&str, &Instance> = rows
@@ -403,7 +419,7 @@ pub fn matched<'a>(machines: &'a [Machine], rows: &[Instance]) -> Matched<'a> {
         }
         let named = machine.instance.and_then(|id| by_id.get(&id));
         match named {
-            Some(row) if row.reference.is_none() && !matched.of_rows.contains_key(&row.id) => {
+            Some(row) if made(row, machine) && !matched.of_rows.contains_key(&row.id) => {
                 matched.of_rows.insert(row.id, machine);
             }
             Some(row) => matched.second.push((row.id, machine)),
@@ -413,61 +429,109 @@ pub fn matched<'a>(machines: &'a [Machine], rows: &[Instance]) -> Matched<'a> {
     matched
 }
 
-/// Machines without a row, and when each was first seen.
+/// Whether a row's newest request may have made this machine, whose name is not in
+/// the row yet.
+fn made(row: &Instance, machine: &Machine) -> bool {
+    let attempt = &row.attempt;
+    row.reference.is_none() && attempt.sends > 0 && machine.attempt == attempt.number
+}
+
+/// Machines without a row, and what is remembered of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sightings(BTreeMap<String, Timestamp>);
+pub struct Sightings(BTreeMap<String, Sighting>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sighting {
+    first: Timestamp,
+    /// When it was last to be ended.
+    told: Option<Timestamp>,
+}
 
 /// What is to become of machines without a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strangers {
     /// To be ended.
     pub orphans: Vec<String>,
-    /// There are so many that this may be the wrong database: nothing is ended.
+    /// There are so many that this may be the wrong database: no stranger is ended.
     pub mismatch: Option<usize>,
     /// When to look again.
     pub due: Option<Timestamp>,
 }
 
 impl Sightings {
-    /// Judges machines that no row here knows. `ended` are those whose row is known
-    /// to be over: they are no strangers and end at once.
+    /// Judges machines that are no row's. `ended` are instances whose row is known to
+    /// be over: their machines are no strangers, and neither is the second one of a
+    /// row; they end at once. Lists may show them for a while yet, so that they are
+    /// told once a minute.
     pub fn judge(
         &mut self,
-        strange: &[&Machine],
+        matched: &Matched<'_>,
         ended: &HashSet<InstanceId>,
         machines: usize,
         rules: Rules,
         now: Timestamp,
     ) -> Strangers {
-        let there = strange.iter().filter(|it| it.state.is_there());
-        let (over, unknown): (Vec<&Machine>, Vec<&Machine>) = there
+        let there = |it: &&Machine| it.state.is_there();
+        let (mut over, unknown): (Vec<&Machine>, Vec<&Machine>) = matched
+            .strange
+            .iter()
             .copied()
+            .filter(there)
             .partition(|it| it.instance.is_some_and(|id| ended.contains(&id)));
-        let seen: HashSet<&str> = unknown.iter().map(|it| it.reference.as_str()).collect();
+        over.extend(matched.second.iter().map(|(_, it)| *it).filter(there));
+        let all = over.iter().chain(&unknown);
+        let seen: HashSet<&str> = all.map(|it| it.reference.as_str()).collect();
         self.0
             .retain(|reference, _| seen.contains(reference.as_str()));
-        let mut strangers = Strangers {
-            orphans: over.iter().map(|it| it.reference.clone()).collect(),
-            ..Strangers::default()
-        };
+        let mut strangers = Strangers::default();
+        for machine in over {
+            self.end(machine, now, &mut strangers, now);
+        }
         if unknown.len() > (machines / STRANGERS_PART).max(1) {
             strangers.mismatch = Some(unknown.len());
             return strangers;
         }
+        let apart = if rules.is_exact() {
+            Duration::ZERO
+        } else {
+            LOOKS_APART
+        };
         for machine in unknown {
-            let first = *self.0.entry(machine.reference.clone()).or_insert(now);
-            let apart = if rules.is_exact() {
-                Duration::ZERO
-            } else {
-                LOOKS_APART
-            };
+            let first = self.sighting(machine, now).first;
             let ripe = first.plus(apart).max(machine.launched_at.plus(rules.lag));
-            if ripe <= now {
-                strangers.orphans.push(machine.reference.clone());
-            } else {
-                strangers.due = Some(strangers.due.map_or(ripe, |due| due.min(ripe)));
-            }
+            self.end(machine, ripe, &mut strangers, now);
         }
         strangers
     }
+
+    fn sighting(&mut self, machine: &Machine, now: Timestamp) -> &mut Sighting {
+        let new = Sighting {
+            first: now,
+            told: None,
+        };
+        self.0.entry(machine.reference.clone()).or_insert(new)
+    }
+
+    /// Ends a machine from `ripe` on, again and again.
+    fn end(
+        &mut self,
+        machine: &Machine,
+        ripe: Timestamp,
+        strangers: &mut Strangers,
+        now: Timestamp,
+    ) {
+        let sighting = self.sighting(machine, now);
+        let due = sighting
+            .told
+            .map_or(ripe, |at| at.plus(END_AGAIN).max(ripe));
+        if due <= now {
+            sighting.told = Some(now);
+            strangers.orphans.push(machine.reference.clone());
+        } else {
+            strangers.due = Some(strangers.due.map_or(due, |it| it.min(due)));
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,7 @@ impl Fleet {
         done.ended = u32::try_from(ending).unwrap_or(u32::MAX);
         let takes: Vec<_> = steps
             .into_iter()
-            .map(|(row, step)| self.take_step(row, step, lost))
+            .map(|(row, step)| self.take_step(row, step, lead, lost))
             .collect();
         let progress = stream::iter(takes)
             .buffer_unordered(STEPS_AT_ONCE)
@@ -145,6 +145,9 @@ impl Fleet {
         if done.steps > 0 {
             // Most steps are followed by another.
             done.next = Some(Duration::ZERO);
+        }
+        if self.lead.hold(&self.store).await? != Some(lead) {
+            return Ok(done);
         }
         self.end_strangers(&matched, machines.len(), &mut done)
             .await?;
@@ -291,13 +294,6 @@ impl Fleet {
         machines: usize,
         done: &mut Converged,
     ) -> Result<(), Error> {
-        for (row, machine) in &matched.second {
-            if machine.state.is_there() {
-                tracing::error!(instance.id = %row, reference = machine.reference, "a second machine of one instance; ending it");
-                self.end_machine(&machine.reference).await;
-                done.orphans += 1;
-            }
-        }
         let named: Vec<InstanceId> = matched
             .strange
             .iter()
@@ -310,7 +306,7 @@ impl Fleet {
             let rules = self.rules();
             let strangers = memory
                 .sightings
-                .judge(&matched.strange, &ended, machines, rules, now);
+                .judge(matched, &ended, machines, rules, now);
             let alarm = strangers.mismatch.map(|count| {
                 format!(
                     "{count} machines carry this deployment's name and have no row here; none of \
@@ -327,7 +323,16 @@ impl Fleet {
             strangers
         };
         for reference in &strangers.orphans {
-            tracing::warn!(reference, "a machine without an instance; ending it");
+            match matched
+                .second
+                .iter()
+                .find(|(_, it)| it.reference == *reference)
+            {
+                Some((row, _)) => {
+                    tracing::error!(instance.id = %row, reference, "a second machine of one instance; ending it");
+                }
+                None => tracing::warn!(reference, "a machine without an instance; ending it"),
+            }
             self.end_machine(reference).await;
             done.orphans += 1;
         }
@@ -387,12 +392,13 @@ impl Fleet {
         let pool = self.pool();
         let plan = self.plan(&rows, now).await?;
         for (id, reason) in &plan.retire {
-            // Between the look and now somebody may have got it: then it stays.
-            if self
-                .store
-                .end_instance(*id, reason, Unless::Held, now)
-                .await?
-            {
+            // Between the look and now somebody may have got it: then it stays. A sick one
+            // is of no use to its holder either.
+            let unless = match *reason {
+                "unhealthy" => Unless::UsedSince(now),
+                _ => Unless::Held,
+            };
+            if self.store.end_instance(*id, reason, unless, now).await? {
                 tracing::info!(instance.id = %id, reason, "instance retired");
                 lost(*id, (*reason).to_owned());
                 done.next = Some(Duration::ZERO);

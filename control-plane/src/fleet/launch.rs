@@ -15,7 +15,7 @@ use crate::domain::offering::{Exhausted, Shortage};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::provider::LaunchError;
-use crate::store::launches::NewRequest;
+use crate::store::launches::{Failure, NewRequest};
 
 /// First pause after the provider asked for one; doubles up to [`PAUSE_MAX`], full
 /// jitter, and is one for all launches.
@@ -62,7 +62,7 @@ impl Fleet {
             let offering = match chosen {
                 Ok(offering) => offering,
                 Err(exhausted) => {
-                    self.give_up_for_now(row, exhausted, lost).await?;
+                    self.give_up_for_now(row, attempt, exhausted, lost).await?;
                     return Ok(true);
                 }
             };
@@ -144,28 +144,7 @@ impl Fleet {
                 tracing::warn!(instance.id = %row.id, code, kind = offering.kind, place = offering.place, market = offering.market.as_str(), "a launch was refused");
                 let words = cut(format!("{code}: {message}"));
                 self.memory().cooldowns.refused(offering, shortage, now);
-                let waits = now.since(row.created_at) < NOT_YET_LASTS;
-                match shortage {
-                    Shortage::Capacity | Shortage::Addresses | Shortage::Quota => {
-                        self.store
-                            .refused(row.id, attempt, Some(offering), &words, now)
-                            .await?;
-                        Ok(After::Again)
-                    }
-                    Shortage::NotYet if waits => {
-                        self.store
-                            .refused(row.id, attempt, None, &words, now)
-                            .await?;
-                        Ok(After::Rest(false))
-                    }
-                    Shortage::NotYet | Shortage::Request => {
-                        self.store
-                            .refused(row.id, attempt, None, &words, now)
-                            .await?;
-                        self.fail(row.id, "launch_refused", &words, false).await?;
-                        Ok(After::Rest(true))
-                    }
-                }
+                self.refused(row, attempt, offering, shortage, &words).await
             }
             Err(LaunchError::Throttled(reason)) => {
                 self.pause(&reason, now);
@@ -176,21 +155,67 @@ impl Fleet {
                 Ok(After::Rest(false))
             }
             Err(LaunchError::Spent) => {
-                let words = "the machine that was made for it is gone";
-                self.fail(row.id, "terminated_at_start", words, false)
-                    .await?;
-                Ok(After::Rest(true))
+                let failure = Failure {
+                    code: "terminated_at_start",
+                    words: "the machine that was made for it is gone",
+                    left_behind: false,
+                };
+                let failed = self.fail(row.id, attempt, &failure).await?;
+                Ok(After::Rest(failed))
             }
             Err(LaunchError::Mismatch(reason)) => {
                 tracing::error!(instance.id = %row.id, reason, "the provider remembers another request for this instance");
-                if now.since(row.attempt.at) >= self.provider.lag() {
-                    self.fail(row.id, "request_mismatch", &cut(reason), true)
-                        .await?;
-                    return Ok(After::Rest(true));
+                // What the other one made may show itself meanwhile.
+                if now.since(row.attempt.at) < self.provider.lag() {
+                    return Ok(After::Rest(false));
                 }
-                Ok(After::Rest(false))
+                let failure = Failure {
+                    code: "request_mismatch",
+                    words: &cut(reason),
+                    left_behind: true,
+                };
+                let failed = self.fail(row.id, attempt, &failure).await?;
+                Ok(After::Rest(failed))
             }
         }
+    }
+
+    /// A request was refused for sure. Where that is known already, somebody else has
+    /// gone on from there.
+    async fn refused(
+        &self,
+        row: &Instance,
+        attempt: i64,
+        offering: &Offering,
+        shortage: Shortage,
+        words: &str,
+    ) -> Result<After, Error> {
+        let now = clock::now();
+        let another_may_do = matches!(
+            shortage,
+            Shortage::Capacity | Shortage::Addresses | Shortage::Quota
+        );
+        let tried = another_may_do.then_some(offering);
+        let noted = self
+            .store
+            .refused(row.id, attempt, tried, words, now)
+            .await?;
+        if !noted {
+            return Ok(After::Rest(false));
+        }
+        if another_may_do {
+            return Ok(After::Again);
+        }
+        if shortage == Shortage::NotYet && now.since(row.created_at) < NOT_YET_LASTS {
+            return Ok(After::Rest(false));
+        }
+        let failure = Failure {
+            code: "launch_refused",
+            words,
+            left_behind: false,
+        };
+        let failed = self.fail(row.id, attempt, &failure).await?;
+        Ok(After::Rest(failed))
     }
 
     /// Writes down the machine that a request made.
@@ -217,6 +242,7 @@ impl Fleet {
     async fn give_up_for_now(
         &self,
         row: &Instance,
+        attempt: i64,
         exhausted: Exhausted,
         lost: Lost<'_>,
     ) -> Result<(), Error> {
@@ -225,27 +251,29 @@ impl Fleet {
             .clone()
             .unwrap_or_else(|| "no kind of machine is to be had anywhere just now".into());
         tracing::warn!(instance.id = %row.id, until = exhausted.until.map(|it| it.to_string()), "no machine is to be had");
-        self.fail(row.id, "no_capacity", &words, false).await?;
-        lost(row.id, "no_capacity".into());
+        let failure = Failure {
+            code: "no_capacity",
+            words: &words,
+            left_behind: false,
+        };
+        if self.fail(row.id, attempt, &failure).await? {
+            lost(row.id, "no_capacity".into());
+        }
         Ok(())
     }
 
     async fn fail(
         &self,
         id: InstanceId,
-        code: &str,
-        words: &str,
-        left_behind: bool,
-    ) -> Result<(), Error> {
+        attempt: i64,
+        failure: &Failure<'_>,
+    ) -> Result<bool, Error> {
         let now = clock::now();
-        if self
-            .store
-            .instance_failed(id, code, words, left_behind, now)
-            .await?
-        {
-            tracing::error!(instance.id = %id, code, words, "an instance could not be launched");
+        let failed = self.store.launch_failed(id, attempt, failure, now).await?;
+        if failed {
+            tracing::error!(instance.id = %id, code = failure.code, words = failure.words, "an instance could not be launched");
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Until when nothing is to be had; `None`: something may be.

@@ -13,16 +13,22 @@ use crate::domain::reconcile::Step;
 use crate::error::Error;
 use crate::provider::Fault;
 use crate::store::instances::{Unless, before};
+use crate::store::lead::LeadEpoch;
 
 impl Fleet {
-    /// Takes one step. Gives whether the row has moved, so that the next step may
-    /// follow at once.
+    /// Takes one step, if this replica still leads as it did when it looked: who was
+    /// suspended in between knows nothing of what is now. Gives whether the row has
+    /// moved, so that the next step may follow at once.
     pub(super) async fn take_step(
         &self,
         row: &Instance,
         step: Step,
+        lead: LeadEpoch,
         lost: Lost<'_>,
     ) -> Result<bool, Error> {
+        if self.lead.hold(&self.store).await? != Some(lead) {
+            return Ok(false);
+        }
         let now = clock::now();
         match step {
             Step::Request => self.request(row, lost).await,
@@ -70,7 +76,7 @@ impl Fleet {
         let unless = match reason {
             // The look and this may have a new session between them.
             "drained" if row.drain_until.is_none_or(|until| until > now) => Unless::UsedSince(now),
-            _ => Unless::Nothing,
+            _ => Unless::Moved(row.status, row.epoch),
         };
         if !self.store.end_instance(row.id, reason, unless, now).await? {
             return Ok(false);

@@ -72,6 +72,8 @@ pub enum Unless {
     Held,
     /// Not if there is a session on it, or was since then.
     UsedSince(Timestamp),
+    /// Not if it has another status, or had another holder, since it was looked at.
+    Moved(Status, i64),
 }
 
 /// What was heard of an instance.
@@ -323,6 +325,10 @@ impl Store {
                 0,
             ),
             Unless::UsedSince(since) => (format!("last_activity_at <= $4 and {unused}"), since.0),
+            Unless::Moved(status, epoch) => (
+                format!("status = '{}' and epoch = $4", status.as_str()),
+                epoch,
+            ),
         };
         let sql = format!(
             "update instances set status = 'stopping', status_at = $3, \
@@ -373,34 +379,6 @@ impl Store {
         .execute(&self.write)
         .await?;
         Ok(gone.rows_affected() == 1)
-    }
-
-    /// Notes that an instance has failed, and whether a machine may be left behind.
-    /// `false`: it is over.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn instance_failed(
-        &self,
-        id: InstanceId,
-        code: &str,
-        message: &str,
-        left_behind: bool,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let failed = sqlx::query(
-            "update instances set status = 'error', status_at = $4, error_code = $2, \
-             error_message = $3, left_behind_at = $5 \
-             where id = $1 and status in ('provisioning', 'running', 'stopping')",
-        )
-        .bind(id.to_string())
-        .bind(code)
-        .bind(message)
-        .bind(now.0)
-        .bind(left_behind.then_some(now.0))
-        .execute(&self.write)
-        .await?;
-        Ok(failed.rows_affected() == 1)
     }
 
     /// Adds words to the reason of an instance's end.

@@ -26,6 +26,17 @@ pub struct NewRequest<'a> {
     pub at: Timestamp,
 }
 
+/// Why an instance got no machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// In a word.
+    pub code: &'a str,
+    /// For people.
+    pub words: &'a str,
+    /// Whether a machine may be there all the same.
+    pub left_behind: bool,
+}
+
 impl Store {
     /// Writes the next request of an instance. `false`: it has one, or is not to be
     /// launched any more, or somebody else leads.
@@ -187,6 +198,36 @@ impl Store {
         .execute(&self.write)
         .await?;
         Ok(refused.rows_affected() == 1)
+    }
+
+    /// Notes that an attempt came to nothing and is followed by no other, and whether a
+    /// machine may be left behind. `false`: it made a machine after all, another is
+    /// under way, or the instance is over.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn launch_failed(
+        &self,
+        id: InstanceId,
+        attempt: i64,
+        failure: &Failure<'_>,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let failed = sqlx::query(
+            "update instances set status = 'error', status_at = $3, error_code = $4, \
+             error_message = $5, left_behind_at = $6 \
+             where id = $1 and attempt = $2 and attempt_state <> 'accepted' \
+             and status in ('provisioning', 'stopping')",
+        )
+        .bind(id.to_string())
+        .bind(attempt)
+        .bind(now.0)
+        .bind(failure.code)
+        .bind(failure.words)
+        .bind(failure.left_behind.then_some(now.0))
+        .execute(&self.write)
+        .await?;
+        Ok(failed.rows_affected() == 1)
     }
 
     /// Notes that the provider does not show a machine, or does again.
