@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::accounts::{self, Accounts, MailSettings};
@@ -49,6 +49,11 @@ use measured::Measured;
 
 /// How long a stop may take, from the first signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
+/// How long commands that are under way may take at a stop. Those that take longer
+/// have an unknown outcome for their callers, and their own in the history.
+const COMMANDS_DEADLINE: Duration = Duration::from_secs(10);
+/// How often is looked whether any is left; it is a stop, and nobody waits for it.
+const COMMANDS_LOOK: Duration = Duration::from_millis(20);
 /// How many agents may be connected.
 const AGENT_CONNECTIONS_MAX: usize = 10_000;
 const READY_NOTE: &str = "ready.json";
@@ -342,6 +347,10 @@ impl App {
         if let Err(error) = fs::remove_file(&self.ready_note) {
             tracing::debug!(%error, "the note of readiness was gone");
         }
+        if self.fleet.outlives_us() {
+            // Their agents go to another replica; what they are at is answered here.
+            self.commands_answered().await;
+        }
         // Agents close their browsers and say so while their links still hold.
         let ended = Mutex::new(Vec::new());
         let lost = |instance, reason| {
@@ -360,6 +369,16 @@ impl App {
         self.api.sessions.close_ledger();
         self.tasks.ended().await;
         self.store.close().await;
+    }
+}
+
+impl App {
+    /// Resolves once no command is under way, or they have had their time.
+    async fn commands_answered(&self) {
+        let latest = Instant::now() + COMMANDS_DEADLINE;
+        while self.relay.under_way() > 0 && Instant::now() < latest {
+            sleep(COMMANDS_LOOK).await;
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod other_providers;
 mod pages;
 mod replicas;
 mod restarts;
+mod rolling;
 mod rotation;
 mod second_factor;
 mod slow_clients;

@@ -126,6 +126,12 @@ impl Fleet {
         &self.authorities
     }
 
+    /// Whether instances, and the sessions on them, go on when this process ends.
+    #[must_use]
+    pub fn outlives_us(&self) -> bool {
+        self.provider.outlives_us()
+    }
+
     /// Whether an instance's agent has a link here.
     #[must_use]
     pub fn is_reachable(&self, instance: InstanceId) -> bool {

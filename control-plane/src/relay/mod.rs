@@ -131,6 +131,11 @@ impl Relay {
         self.links.cut(instance);
     }
 
+    /// How many commands are under way.
+    pub fn under_way(&self) -> usize {
+        self.pending.count()
+    }
+
     /// Cuts all links.
     pub fn cut_all(&self) {
         self.links.cut_all();

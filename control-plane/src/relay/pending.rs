@@ -113,6 +113,10 @@ impl PendingCommands {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.entries().len()
+    }
+
     pub(super) fn admit(
         self: &Arc<Self>,
         command: &Command,
