@@ -137,6 +137,43 @@ async fn a_machine_whose_agent_never_calls_is_ended_and_says_why() {
 }
 
 #[tokio::test]
+async fn how_a_machine_starts_is_streamed() {
+    let aws = Aws::start().await.unwrap();
+    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let alice = world.user("alice").await;
+    let made = alice.post("/api/ec2/instances", json!({})).await.ok();
+    let status = format!("/api/ec2/instances/{}/status", named(&made, "id"));
+    let stream = [("accept", "text/event-stream")];
+    let streamed = alice
+        .call_with(reqwest::Method::GET, &status, None, &stream)
+        .await;
+    let text = String::from_utf8(streamed.body.to_vec()).unwrap();
+    let phases: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+        .map(|view| named(&view, "phase"))
+        .collect();
+    // Some pass faster than anybody looks; none comes back, and the last is the end.
+    let order = [
+        "wanted",
+        "requested",
+        "launched",
+        "booting",
+        "joined",
+        "ready",
+    ];
+    let places: Vec<usize> = phases
+        .iter()
+        .map(|it| order.iter().position(|known| known == it).unwrap())
+        .collect();
+    assert!(places.is_sorted(), "{phases:?}");
+    assert!(phases.len() >= 3, "{phases:?}");
+    assert_eq!(phases.last().map(String::as_str), Some("ready"));
+    wound_up(world, aws).await;
+}
+
+#[tokio::test]
 async fn where_one_kind_is_short_the_next_is_had() {
     let aws = Aws::start().await.unwrap();
     aws.rules(json!([{

@@ -16,6 +16,7 @@ use super::Api;
 use super::body::{Body, OptionalBody};
 use super::etag::{etag_of, expected_of, with_etag};
 use super::extract::Caller;
+use super::follow::{self, Course};
 use super::sessions::{ListView, cursor_of, limit_of, refuse_unknown};
 use crate::domain::health::Figures;
 use crate::domain::instance::{Instance, RestartMode, Status};
@@ -151,7 +152,7 @@ pub struct StatusView {
     link: &'static str,
     silent_ms: Option<u64>,
     figures: Option<FiguresView>,
-    boot_phases: Vec<PhaseView>,
+    boot_phases: Vec<BootPhaseView>,
     restart: Option<RestartView>,
 }
 
@@ -168,9 +169,33 @@ struct FiguresView {
 
 /// A step of a machine's start.
 #[derive(Debug, Serialize)]
-struct PhaseView {
+struct BootPhaseView {
     name: String,
     after_ms: u32,
+}
+
+/// How far an instance is, as it is streamed.
+#[derive(Debug, Serialize)]
+struct PhaseView {
+    id: InstanceId,
+    instance_id: Option<String>,
+    status: Status,
+    phase: &'static str,
+    error_code: Option<String>,
+    error_message: Option<String>,
+}
+
+impl From<Instance> for PhaseView {
+    fn from(it: Instance) -> Self {
+        Self {
+            phase: phase_of(&it),
+            id: it.id,
+            instance_id: it.reference,
+            status: it.status,
+            error_code: it.error_code,
+            error_message: it.error_message,
+        }
+    }
 }
 
 /// A restart that is under way.
@@ -211,7 +236,7 @@ impl From<InstanceReport> for StatusView {
             boot_phases: it
                 .boot_phases
                 .into_iter()
-                .map(|it| PhaseView {
+                .map(|it| BootPhaseView {
                     name: it.name,
                     after_ms: it.after_ms,
                 })
@@ -357,12 +382,28 @@ pub async fn end(
     Ok((StatusCode::ACCEPTED, Json(row.into())))
 }
 
-/// Shows all that is known of an instance.
+/// Shows all that is known of an instance, or streams it until it is ready or over.
 pub async fn status(
     State(api): State<Api>,
+    headers: HeaderMap,
     OwnedInstance(row): OwnedInstance,
-) -> Result<Json<StatusView>, Error> {
-    Ok(Json(api.fleet.report(row).await?.into()))
+) -> Result<Response, Error> {
+    if !follow::is_wanted(&headers) {
+        let view = StatusView::from(api.fleet.report(row).await?);
+        return Ok(Json(view).into_response());
+    }
+    let news = [api.fleet.rooms(), api.fleet.woken()];
+    Ok(follow::stream_of(news, move || {
+        let (api, id) = (api.clone(), row.id);
+        async move {
+            let row = api.fleet.reread(id).await?;
+            let course = match phase_of(&row) {
+                "ready" | "terminated" | "failed" => Course::Decided,
+                _ => Course::Open,
+            };
+            Ok((PhaseView::from(row), course))
+        }
+    }))
 }
 
 /// Starts the agent, or the machine, anew.

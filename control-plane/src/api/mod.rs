@@ -16,6 +16,7 @@ mod cookies;
 mod ec2;
 mod edge;
 mod etag;
+mod follow;
 mod health;
 mod keys;
 mod metrics;

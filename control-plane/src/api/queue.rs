@@ -4,10 +4,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use browserfleet_proto::ids::SessionId;
 use serde::Serialize;
 
 use super::Api;
+use super::follow::{self, Course};
 use crate::domain::session::Status;
 use crate::error::Error;
 use crate::sessions::{ASK_AGAIN, OwnedSession, Ticket};
@@ -58,7 +60,21 @@ pub fn accepted(ticket: Ticket) -> (StatusCode, HeaderMap, Json<TicketView>) {
 /// Shows where a session stands; asking keeps it in the queue.
 pub async fn show(
     State(api): State<Api>,
+    headers: HeaderMap,
     session: OwnedSession,
-) -> Result<Json<TicketView>, Error> {
-    Ok(Json(api.sessions.ticket(&session).await?.into()))
+) -> Result<Response, Error> {
+    if !follow::is_wanted(&headers) {
+        let ticket = api.sessions.ticket(&session).await?;
+        return Ok(Json(TicketView::from(ticket)).into_response());
+    }
+    let news = [api.sessions.queued(), api.fleet.woken()];
+    Ok(follow::stream_of(news, move || {
+        let (api, id) = (api.clone(), session.id());
+        async move {
+            let ticket = api.sessions.ticket_of(id).await?;
+            let waits = matches!(ticket.status, Status::Queued | Status::Starting);
+            let course = if waits { Course::Open } else { Course::Decided };
+            Ok((TicketView::from(ticket), course))
+        }
+    }))
 }

@@ -220,9 +220,11 @@ const CERTIFICATE_MS: u32 = ladder::CERTIFICATE.as_millis() as u32;
 /// The shortest, in milliseconds: renewed at two thirds, it leaves 3 s for the renewal.
 const CERTIFICATE_MS_MIN: u32 = 10_000;
 
-/// How long a machine may take until its agent is there, in milliseconds: a system's
-/// start, cloud-init, the agent's download, and one lost call to the token's store.
-const BOOT_MS: u32 = 10 * 60 * 1_000;
+/// How long a process may take until its agent is there, in milliseconds.
+const BOOT_MS: u32 = 60 * 1_000;
+/// The same for a machine of EC2: a system's start, cloud-init, the agent's download,
+/// and one lost call to the token's store.
+const EC2_BOOT_MS: u32 = 10 * 60 * 1_000;
 /// Longest such time, in milliseconds: an hour of nothing is paid for.
 const BOOT_MS_MAX: u32 = 60 * 60 * 1_000;
 
@@ -432,6 +434,10 @@ impl Settings<'_> {
     fn pool(&mut self) -> Pool {
         let warm = self.number("POOL_WARM", 1, 0, 1_000);
         let max = self.number("POOL_MAX", 4, 1, 10_000);
+        let boot = match self.text("PROVIDER").as_deref() {
+            Some("ec2") => EC2_BOOT_MS,
+            _ => BOOT_MS,
+        };
         if warm > max {
             self.faults.push(format!(
                 "{PREFIX}POOL_WARM is {warm}, which is more than {PREFIX}POOL_MAX, {max}"
@@ -451,8 +457,7 @@ impl Settings<'_> {
             idle: Duration::from_millis(self.number("POOL_IDLE_MS", 300_000, 0, 86_400_000).into()),
             reuse: self.or("POOL_REUSE", Reuse::Terminate),
             boot: Duration::from_millis(
-                self.number("POOL_BOOT_MS", BOOT_MS, 1_000, BOOT_MS_MAX)
-                    .into(),
+                self.number("POOL_BOOT_MS", boot, 1_000, BOOT_MS_MAX).into(),
             ),
         }
     }

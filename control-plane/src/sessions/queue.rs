@@ -281,6 +281,16 @@ impl Sessions {
         Ok(ticket)
     }
 
+    /// Where the session with this id stands.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub async fn ticket_of(&self, id: SessionId) -> Result<Ticket, Error> {
+        let row = self.store.session(id).await?;
+        let row = row.ok_or(Error::NotFound("session"))?;
+        self.ticket(&OwnedSession::Row(Box::new(row))).await
+    }
+
     async fn start_placed(&self, id: SessionId, instance: InstanceId, epoch: i64) {
         let started = match self.store.session(id).await {
             Ok(Some(session)) => self.start(session, instance, epoch).await,

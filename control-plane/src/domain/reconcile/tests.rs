@@ -9,11 +9,16 @@ use super::*;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 const LAG: Duration = Duration::from_secs(5 * 60);
+const BOOT: Duration = Duration::from_secs(10 * 60);
 /// A provider whose lists may be old.
-const CLOUD: Rules = Rules { lag: LAG };
+const CLOUD: Rules = Rules {
+    lag: LAG,
+    boot: BOOT,
+};
 /// One whose lists are exact.
 const LOCAL: Rules = Rules {
     lag: Duration::ZERO,
+    boot: BOOT,
 };
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 const SECOND: Duration = Duration::from_secs(1);
@@ -230,16 +235,8 @@ fn a_machine_that_boots_gets_a_token_and_another_where_that_ran_out() {
 #[test]
 fn a_machine_that_does_not_come_up_ends() {
     let cases = [
-        (
-            booting(BOOT_DEADLINE),
-            MachineState::Running,
-            "boot_timeout",
-        ),
-        (
-            booting(BOOT_DEADLINE),
-            MachineState::Pending,
-            "boot_timeout",
-        ),
+        (booting(BOOT), MachineState::Running, "boot_timeout"),
+        (booting(BOOT), MachineState::Pending, "boot_timeout"),
         (
             booting(SECOND),
             MachineState::Terminated,
@@ -255,10 +252,10 @@ fn a_machine_that_does_not_come_up_ends() {
     for (row, state, reason) in cases {
         assert_eq!(step_of(&row, Some(state), SILENT), Some(Step::End(reason)));
     }
-    let early = booting(BOOT_DEADLINE - SECOND);
+    let early = booting(BOOT - SECOND);
     let next = next_with(&early, Some(&machine(MachineState::Running)), SILENT, CLOUD);
     assert_eq!(next, Next::at(NOW.plus(SECOND)));
-    let process = booting(BOOT_DEADLINE_OF_A_PROCESS);
+    let process = booting(BOOT);
     let next = next_with(
         &process,
         Some(&machine(MachineState::Running)),

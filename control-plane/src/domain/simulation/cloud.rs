@@ -14,6 +14,8 @@ use super::super::time::Timestamp;
 pub(super) const LAG: Duration = Duration::from_secs(5 * 60);
 /// How long a machine takes until its agent may join.
 const BOOT: Duration = Duration::from_secs(40);
+/// How long one is given.
+pub(super) const BOOT_MAX: Duration = Duration::from_secs(10 * 60);
 /// How long a machine takes to end.
 const SHUT_DOWN: Duration = Duration::from_secs(30);
 /// How long one that is gone is still known by name.

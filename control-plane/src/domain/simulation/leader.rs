@@ -15,7 +15,7 @@ use super::super::pool::{self, Demand};
 use super::super::reconcile::{self, Rules, Sightings, Step, View};
 use super::super::time::Timestamp;
 use super::World;
-use super::cloud::{Agent, Cloud, LAG, Launched, Request};
+use super::cloud::{Agent, BOOT_MAX, Cloud, LAG, Launched, Request};
 use super::rows::Unless;
 
 /// What the cloud's pause lasts.
@@ -95,7 +95,10 @@ impl Leader {
     }
 
     fn rules() -> Rules {
-        Rules { lag: LAG }
+        Rules {
+            lag: LAG,
+            boot: BOOT_MAX,
+        }
     }
 
     fn hold(&mut self, world: &mut World) -> Option<i64> {
