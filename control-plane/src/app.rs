@@ -37,6 +37,7 @@ use crate::fleet::authority::{self, Authority};
 use crate::fleet::{self, Fleet, Replica};
 use crate::jobs::Jobs;
 use crate::provider::Provider;
+use crate::provider::counted::Counted;
 use crate::provider::ec2::{self, Ec2};
 use crate::provider::local::{Local, Settings};
 use crate::provider::user_data::{self, DEAD_MAN, SPARES, Values};
@@ -190,6 +191,7 @@ impl App {
                 Arc::new(Ec2::connect(settings).await?)
             }
         };
+        let provider: Arc<dyn Provider> = Arc::new(Counted(provider));
         let relay = Arc::new(Relay::default());
         let limits = Limits {
             sessions: pool.sessions_per_user,

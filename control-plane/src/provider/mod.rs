@@ -2,6 +2,7 @@
 //! agents as child processes, `ec2` has machines of Amazon's. It knows nothing of
 //! users or sessions, and remembers nothing: what it was asked for is in rows.
 
+pub mod counted;
 pub mod ec2;
 pub mod local;
 pub mod user_data;
