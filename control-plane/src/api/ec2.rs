@@ -114,7 +114,7 @@ impl From<Instance> for InstanceView {
             id: it.id,
             instance_id: it.reference,
             provider: it.provider,
-            region: None,
+            region: it.region,
             zone: it.zone,
             status: it.status,
             phase,
@@ -226,10 +226,8 @@ impl From<InstanceReport> for StatusView {
             asked_at: it.at,
             told_at: it.told_at,
         });
-        let mut instance = InstanceView::from(it.row);
-        instance.region = it.region;
         Self {
-            instance,
+            instance: it.row.into(),
             link: if it.silence.is_none() { "up" } else { "down" },
             silent_ms: it.silence.map(milliseconds),
             figures: it.figures.map(Into::into),

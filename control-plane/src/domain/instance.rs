@@ -182,6 +182,8 @@ pub struct Instance {
     pub id: InstanceId,
     /// `local`, `ec2`
     pub provider: String,
+    /// Where its provider has it.
+    pub region: Option<String>,
     /// The provider's own name for its machine, once there is one.
     pub reference: Option<String>,
     /// How far it is.
@@ -287,6 +289,7 @@ impl Instance {
         Self {
             id: InstanceId::new(),
             provider: "model".into(),
+            region: None,
             reference: None,
             status: Status::Provisioning,
             generation: 1,

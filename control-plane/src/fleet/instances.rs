@@ -33,8 +33,6 @@ pub struct NewInstance {
 pub struct InstanceReport {
     /// Its row.
     pub row: Instance,
-    /// Where it is.
-    pub region: Option<String>,
     /// How long its agent was silent; `None`: its link is up here.
     pub silence: Option<Duration>,
     /// What its agent last said of its machine.
@@ -91,7 +89,6 @@ impl Fleet {
     pub async fn report(&self, row: Instance) -> Result<InstanceReport, Error> {
         let details = self.store.instance_details(row.id).await?;
         Ok(InstanceReport {
-            region: details.region,
             silence: self.silence(&row, clock::now()),
             figures: self.figures_of(row.id).or(details.figures),
             boot_phases: details.boot_phases,

@@ -16,7 +16,7 @@ use crate::domain::instance::{
 use crate::domain::machine::Addresses;
 use crate::domain::time::Timestamp;
 
-const SELECT: &str = "select id, provider, reference, status, generation, attempt, attempt_state, \
+const SELECT: &str = "select id, provider, region, reference, status, generation, attempt, attempt_state, \
     attempt_at, attempt_sends, offering, assigned_to_user_id, asked_for_at, epoch, sessions_max, \
     created_at, launched_at, token_at, enrolled_at, ready_at, seen_at, last_activity_at, \
     draining_reason, draining_at, drain_until, unhealthy_reason, unhealthy_at, missing_since, \
@@ -99,8 +99,6 @@ pub struct BootPhase {
 /// What only somebody who looks at one instance wants to know.
 #[derive(Debug, Clone, Default)]
 pub struct Details {
-    /// Where it is.
-    pub region: Option<String>,
     /// What its agent last said of its machine.
     pub figures: Option<Figures>,
     /// How its machine started.
@@ -521,7 +519,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn instance_details(&self, id: InstanceId) -> Result<Details, Error> {
-        let row = sqlx::query("select region, figures, boot_phases from instances where id = $1")
+        let row = sqlx::query("select figures, boot_phases from instances where id = $1")
             .bind(id.to_string())
             .fetch_optional(&self.read)
             .await?;
@@ -529,7 +527,6 @@ impl Store {
             return Ok(Details::default());
         };
         Ok(Details {
-            region: column(&row, "region")?,
             figures: json_or_default::<Option<StoredFigures>>(&row, "figures")?.map(Into::into),
             boot_phases: json_or_default(&row, "boot_phases")?,
         })
@@ -675,6 +672,7 @@ fn instance_of(row: &AnyRow) -> Result<Instance, Error> {
     Ok(Instance {
         id: parsed(row, "id")?,
         provider: column(row, "provider")?,
+        region: column(row, "region")?,
         reference: column(row, "reference")?,
         status: Status::from_text(&status).ok_or(Error::Corrupt { column: "status" })?,
         generation: column(row, "generation")?,
