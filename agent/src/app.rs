@@ -174,6 +174,8 @@ async fn serve(
     if let Machine::Ec2(_) = config.machine {
         let metadata = Metadata::at(config.metadata.as_deref())?;
         tasks::spawn("notices of EC2", spot::watch(metadata, Arc::clone(&outbox)));
+        let sign = config.data_dir.join("heard");
+        tasks::spawn("sign of life", dead_man::keep_sign(renewals.clone(), sign));
     }
 
     let end = tokio::select! {

@@ -2,10 +2,14 @@
 //! on, since nobody knows it any more. It counts from the agent's start, also before
 //! there ever was a link.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How often a sign of life is left at most; it is looked for once a minute.
+const SIGN_EVERY: Duration = Duration::from_secs(20);
 
 /// What part of the patience may be added to it: machines of a whole fleet that lost
 /// its control plane do not all go in the same minute, and one that comes back finds
@@ -29,6 +33,20 @@ pub async fn unheard(mut heard: watch::Receiver<Instant>, patience: Duration) {
     }
 }
 
+/// Touches a file whenever the control plane is heard, so that whoever looks after
+/// the machine sees an agent that hangs: `browserfleet-dead-man` ends its machine.
+pub async fn keep_sign(mut heard: watch::Receiver<Instant>, file: PathBuf) {
+    loop {
+        if let Err(error) = std::fs::write(&file, b"") {
+            tracing::warn!(file = %file.display(), %error, "could not leave a sign of life");
+        }
+        sleep(SIGN_EVERY).await;
+        if heard.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +60,25 @@ mod tests {
             let patience = patience(configured, random);
             prop_assert!(patience >= configured && patience <= configured + configured / JITTER_PART);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_is_left_while_the_control_plane_is_heard() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("heard");
+        let (say, heard) = watch::channel(Instant::now());
+        let keeping = crate::tasks::spawn("sign", keep_sign(heard, file.clone()));
+        tokio::task::yield_now().await;
+        assert!(file.exists());
+        std::fs::remove_file(&file).expect("it is there");
+        // Nothing is heard: no sign.
+        sleep(SIGN_EVERY * 3).await;
+        assert!(!file.exists());
+        say.send_replace(Instant::now());
+        sleep(SIGN_EVERY).await;
+        assert!(file.exists());
+        drop(say);
+        keeping.await.expect("it ends with the link");
     }
 
     #[tokio::test(start_paused = true)]

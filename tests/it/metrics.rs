@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use browserfleet_proto::agent::v1::Hello;
+use browserfleet_proto::agent::v1::from_agent::Body as Said;
 use browserfleet_tests::api::Caller;
 use browserfleet_tests::eventually;
 use browserfleet_tests::metrics::Metrics;
-use browserfleet_tests::scripted_agent::Machines;
+use browserfleet_tests::scripted_agent::{Link, Machines};
 use browserfleet_tests::world::{ADMINISTRATOR, Plan, World};
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -26,8 +28,8 @@ const SESSIONS: usize = 2_000;
 const USERS: usize = 4;
 const AT_ONCE: usize = 8;
 
-/// A world of scripted agents that live as they should, one for each user.
-async fn world_of(users: usize) -> (World, Machines, Vec<JoinHandle<()>>) {
+/// A world of scripted agents, one for each user, whose links are up.
+async fn world_of(users: usize) -> (World, Machines, Vec<Link>) {
     let mut kit = Machines::new().unwrap();
     let world = Plan::default()
         .with("LOCAL_AGENT", kit.program().display())
@@ -38,12 +40,17 @@ async fn world_of(users: usize) -> (World, Machines, Vec<JoinHandle<()>>) {
         .start()
         .await
         .unwrap();
-    let mut serving = Vec::new();
+    let mut links = Vec::new();
     for _ in 0..users {
-        let link = kit.next().await.unwrap().link().await.unwrap();
-        serving.push(tokio::spawn(async move { drop(link.serve("1").await) }));
+        links.push(kit.next().await.unwrap().link().await.unwrap());
     }
-    (world, kit, serving)
+    (world, kit, links)
+}
+
+/// They live as they should.
+fn serving(links: Vec<Link>) -> Vec<JoinHandle<()>> {
+    let serve = |link: Link| tokio::spawn(async move { drop(link.serve("1").await) });
+    links.into_iter().map(serve).collect()
 }
 
 /// What users do, and what strangers try: all of it has something of its own in it.
@@ -83,7 +90,8 @@ fn named(metrics: &Metrics) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn thousands_of_sessions_leave_as_many_series_as_a_hundred() {
-    let (world, _kit, serving) = world_of(USERS).await;
+    let (world, _kit, links) = world_of(USERS).await;
+    let serving = serving(links);
     let names = (0..USERS).map(|it| format!("user{it}"));
     let callers = join_all(names.map(|name| {
         let world = &world;
@@ -113,7 +121,10 @@ async fn thousands_of_sessions_leave_as_many_series_as_a_hundred() {
 
 #[tokio::test]
 async fn what_is_done_is_counted() {
-    let (world, _kit, serving) = world_of(1).await;
+    let (world, _kit, links) = world_of(1).await;
+    // Nobody says Hello twice.
+    links[0].say(Said::Hello(Hello::default())).await.unwrap();
+    let serving = serving(links);
     let alice = world.user("alice").await;
     let session = alice.open(json!({})).await;
     session.value("1").await;
@@ -135,7 +146,7 @@ async fn what_is_done_is_counted() {
         ),
         ("browserfleet_links", 1.0),
         ("browserfleet_ledger_waiting", 0.0),
-        ("browserfleet_agent_strange_reports_total", 0.0),
+        ("browserfleet_agent_strange_reports_total", 1.0),
         ("browserfleet_link_queue_full_total", 0.0),
         ("browserfleet_database_connections_missed_total", 0.0),
         ("browserfleet_instance_launches_total", 1.0),

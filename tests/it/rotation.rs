@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use browserfleet_proto::agent::v1::{HeldSession, Hello, OpenSession};
 use browserfleet_tests::api::{Caller, Session};
+use browserfleet_tests::eventually;
 use browserfleet_tests::scripted_agent::{Link, Machines, ScriptedAgent};
 use browserfleet_tests::world::{Plan, World, make_authority};
 use reqwest::Method;
@@ -168,4 +169,39 @@ async fn whoever_renewed_meanwhile_is_not_dropped() {
     for living in agents {
         living.task.abort();
     }
+}
+
+#[tokio::test]
+async fn a_real_agent_renews_in_time_and_keeps_its_browsers() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let [old, new]: [PathBuf; 2] = ["old", "new"].map(|it| folder.path().join(it));
+    for it in [&old, &new] {
+        make_authority(it).await.unwrap();
+    }
+    let mut world = Plan::default()
+        .with("AGENT_AUTHORITIES", authorities(&[&old]))
+        .with("AGENT_CERTIFICATE_MS", 10_000)
+        .with("POOL_MAX", 1)
+        .start()
+        .await
+        .unwrap();
+    let alice = world.user("alice").await;
+    let session = alice.open(json!({})).await;
+    session.value("window.kept = 'yes'").await;
+    let mut steady = Steady::on(&session, &alice);
+    for of in [&[&*new, &*old][..], &[&*new]] {
+        restart_with(&mut world, of).await;
+        steady.goes_on().await;
+        let renewals = || world.log().matches("certificate renewed").count();
+        let before = renewals();
+        eventually("it renews", Duration::from_secs(10), || async {
+            renewals() > before
+        })
+        .await;
+    }
+    steady.goes_on().await;
+    assert_eq!(session.value("window.kept").await, "yes");
+    steady.stop().await;
+    session.end().await.ok();
+    world.stop().await;
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use browserfleet_proto::ladder;
+use serde::{Deserialize, Serialize};
 
 /// Disk below which an agent cannot keep another profile: Chrome's own grow by
 /// some hundred MiB.
@@ -18,7 +19,7 @@ const LOAD_PERCENT_MAX: u32 = 2_500;
 const BROWSERS_MORE_MAX: u32 = 16;
 
 /// What an agent says of its machine with each heartbeat.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     /// Sessions that it holds.
     pub sessions: u32,

@@ -105,16 +105,6 @@ pub struct Details {
     pub boot_phases: Vec<BootPhase>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredFigures {
-    sessions: u32,
-    browsers: u32,
-    load_percent: u32,
-    processors: u32,
-    memory_available: u64,
-    disk_available: u64,
-}
-
 impl Store {
     /// Writes the intent of an instance, if there are fewer than `max` and its
     /// holder has fewer than they may. With a lead: only while that holds.
@@ -262,11 +252,10 @@ impl Store {
         for batch in seen.chunks(BATCH_MAX) {
             let mut transaction = self.write.begin().await?;
             for it in batch {
-                let figures = StoredFigures::from(it.figures);
                 sqlx::query("update instances set seen_at = $2, figures = $3 where id = $1")
                     .bind(it.instance.to_string())
                     .bind(it.at.0)
-                    .bind(json_of(&figures, "figures")?)
+                    .bind(json_of(&it.figures, "figures")?)
                     .execute(&mut *transaction)
                     .await?;
             }
@@ -527,7 +516,7 @@ impl Store {
             return Ok(Details::default());
         };
         Ok(Details {
-            figures: json_or_default::<Option<StoredFigures>>(&row, "figures")?.map(Into::into),
+            figures: json_or_default(&row, "figures")?,
             boot_phases: json_or_default(&row, "boot_phases")?,
         })
     }
@@ -605,32 +594,6 @@ impl Store {
             .iter()
             .map(instance_of)
             .collect()
-    }
-}
-
-impl From<Figures> for StoredFigures {
-    fn from(it: Figures) -> Self {
-        Self {
-            sessions: it.sessions,
-            browsers: it.browsers,
-            load_percent: it.load_percent,
-            processors: it.processors,
-            memory_available: it.memory_available,
-            disk_available: it.disk_available,
-        }
-    }
-}
-
-impl From<StoredFigures> for Figures {
-    fn from(it: StoredFigures) -> Self {
-        Self {
-            sessions: it.sessions,
-            browsers: it.browsers,
-            load_percent: it.load_percent,
-            processors: it.processors,
-            memory_available: it.memory_available,
-            disk_available: it.disk_available,
-        }
     }
 }
 
