@@ -30,16 +30,15 @@ use leader::{Died, Done, Interlude, Leader, Life};
 use rows::Unless;
 use world::{BEGIN, World};
 
-/// Schedules that are played for each case that `PROPTEST_CASES` asks for; it asks
-/// for 256 where it is not set, which takes seconds.
-const SCHEDULES: u32 = 32;
+/// Schedules that are played, in some ten seconds; `PROPTEST_CASES` asks for others.
+const SCHEDULES: u32 = 2_000;
 /// Rounds after which everything has to be as wanted once nothing happens any more.
 const ROUNDS_MAX: usize = 400;
 /// How long nothing may be due where everything is as wanted. Instances grow too old
 /// in a day; nothing else takes that long.
 const QUIET: Duration = Duration::from_secs(2 * 60 * 60);
-/// Longest time between two rounds.
-const PERIOD: Duration = Duration::from_secs(30);
+/// Longest time between two rounds, so that what is due has to be known.
+const PERIOD: Duration = Duration::from_secs(10 * 60);
 
 /// A world under a schedule.
 struct Play {
@@ -328,16 +327,8 @@ fn played(target: Target, reuses: bool, events: &[Event]) -> Result<(), TestCase
     settled.map_err(TestCaseError::fail)
 }
 
-fn many() -> ProptestConfig {
-    let few = ProptestConfig::default();
-    ProptestConfig {
-        cases: few.cases.saturating_mul(SCHEDULES),
-        ..few
-    }
-}
-
 proptest! {
-    #![proptest_config(many())]
+    #![proptest_config(ProptestConfig::with_cases(SCHEDULES))]
     #[test]
     fn whatever_happens_machines_and_rows_come_to_be_one_to_one(
         target in target(),
