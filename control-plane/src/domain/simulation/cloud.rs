@@ -16,6 +16,8 @@ pub(super) const LAG: Duration = Duration::from_secs(5 * 60);
 const BOOT: Duration = Duration::from_secs(40);
 /// How long one is given.
 pub(super) const BOOT_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long one takes that is slow: about as long as it may.
+const LATE_BOOT: Duration = Duration::from_secs(10 * 60 - 5);
 /// How long a machine takes to end.
 const SHUT_DOWN: Duration = Duration::from_secs(30);
 /// How long one that is gone is still known by name.
@@ -38,6 +40,8 @@ pub(super) enum Fault {
     TerminateFails,
     /// The next machine starts for ever.
     NeverBoots,
+    /// The next machine starts for as long as it may, or a little longer.
+    BootsLate,
     /// The next machine ends at its start.
     DiesAtStart,
 }
@@ -246,7 +250,18 @@ impl Cloud {
         attempt: i64,
         now: Timestamp,
     ) -> Machine {
-        let fault = self.takes(|it| matches!(it, Fault::NeverBoots | Fault::DiesAtStart));
+        let boots = |it| {
+            matches!(
+                it,
+                Fault::NeverBoots | Fault::BootsLate | Fault::DiesAtStart
+            )
+        };
+        let fault = self.takes(boots);
+        let boot = match fault {
+            Some(Fault::NeverBoots) => None,
+            Some(Fault::BootsLate) => Some(LATE_BOOT),
+            _ => Some(BOOT),
+        };
         let machine = Machine {
             reference: format!("m-{}", self.made.len()),
             instance,
@@ -264,7 +279,7 @@ impl Cloud {
             agent: Agent::Waiting,
             token_at: None,
             impaired: false,
-            boots_at: (fault != Some(Fault::NeverBoots)).then(|| now.plus(BOOT)),
+            boots_at: boot.map(|boot| now.plus(boot)),
             shown_from: now.plus(self.lag),
             hidden_until: Timestamp(0),
             ended_at: dies.then(|| now.plus(Duration::from_secs(1))),

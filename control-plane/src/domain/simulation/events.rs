@@ -12,6 +12,9 @@ pub(super) enum Event {
     Pass(u64),
     /// A look, and what follows from it; the replica may die on the way.
     Round(usize, Option<u32>),
+    /// The same; it is suspended before one of its writes or calls, for so many seconds
+    /// until the other one looks.
+    Suspended(usize, u32, u64),
     Look(usize),
     Act(usize, Option<u32>),
     Fails(Fault),
@@ -47,6 +50,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::ListFails),
         1 => Just(Fault::TerminateFails),
         1 => Just(Fault::NeverBoots),
+        1 => Just(Fault::BootsLate),
         1 => Just(Fault::DiesAtStart),
     ]
 }
@@ -59,6 +63,8 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => seconds().prop_map(Event::Pass),
         12 => (0..2usize, life()).prop_map(|(which, life)| Event::Round(which, life)),
+        4 => (0..2usize, 0..14u32, 1..90u64)
+            .prop_map(|(which, before, seconds)| Event::Suspended(which, before, seconds)),
         2 => (0..2usize).prop_map(Event::Look),
         2 => (0..2usize, life()).prop_map(|(which, life)| Event::Act(which, life)),
         5 => fault().prop_map(Event::Fails),

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(20);
 const NOT_YET_LASTS: Duration = Duration::from_secs(2 * 60);
 /// How long holders may leave an instance idle.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// Rounds of the other replica while one is suspended: a machine may boot meanwhile.
+const INTERLUDE_ROUNDS: usize = 4;
+const INTERLUDE_WAIT: Duration = Duration::from_secs(15);
 /// How often the lead is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 
@@ -31,20 +34,62 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Died;
 
-/// Writes and calls that it has left to live; without end where there is none.
+/// What happens while a replica is suspended: another leads, and users come.
 #[derive(Debug)]
-pub(super) struct Life(pub(super) Option<u32>);
+pub(super) struct Interlude<'a> {
+    /// Before which write or call of the one that is suspended.
+    pub(super) before: u32,
+    /// How long before the other one looks.
+    pub(super) seconds: u64,
+    pub(super) other: &'a mut Leader,
+}
 
-impl Life {
-    fn one_more(&mut self) -> Result<(), Died> {
-        match &mut self.0 {
-            Some(0) => Err(Died),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
+impl Interlude<'_> {
+    fn play(self, world: &mut World) {
+        world.pass(Duration::from_secs(self.seconds));
+        for _ in 0..INTERLUDE_ROUNDS {
+            self.other.look(world);
+            let whole = self.other.act(world, &mut Life::default());
+            drop(whole.expect("it has no end"));
+            world.pass(INTERLUDE_WAIT);
         }
+        world.lease_all();
+    }
+}
+
+/// A replica's life during one round.
+#[derive(Debug, Default)]
+pub(super) struct Life<'a> {
+    /// Writes and calls until it dies.
+    pub(super) left: Option<u32>,
+    pub(super) interlude: Option<Interlude<'a>>,
+    lived: u32,
+}
+
+impl<'a> Life<'a> {
+    pub(super) fn until(left: Option<u32>) -> Self {
+        Self {
+            left,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn suspended(interlude: Interlude<'a>) -> Self {
+        Self {
+            interlude: Some(interlude),
+            ..Self::default()
+        }
+    }
+
+    fn one_more(&mut self, world: &mut World) -> Result<(), Died> {
+        if self.left.is_some_and(|left| self.lived >= left) {
+            return Err(Died);
+        }
+        if let Some(interlude) = self.interlude.take_if(|it| it.before <= self.lived) {
+            interlude.play(world);
+        }
+        self.lived += 1;
+        Ok(())
     }
 }
 
@@ -154,7 +199,7 @@ impl Leader {
     }
 
     /// Does what follows from the last look, if it still leads under the same epoch.
-    pub(super) fn act(&mut self, world: &mut World, life: &mut Life) -> Result<Done, Died> {
+    pub(super) fn act(&mut self, world: &mut World, life: &mut Life<'_>) -> Result<Done, Died> {
         let mut done = Done::default();
         let Some(look) = self.look.take() else {
             return Ok(done);
@@ -189,12 +234,15 @@ impl Leader {
             done.steps.push(format!("{}: {step:?}", row.id));
             self.take_step(world, &look, row, step, life)?;
         }
+        if self.hold(world) != Some(look.epoch) {
+            return Ok(done);
+        }
         self.end_strangers(world, &look, &matched, life, &mut done)?;
         self.size(world, look.epoch, life, &mut done)?;
         Ok(done)
     }
 
-    fn judge_health(world: &mut World, look: &Look, life: &mut Life) -> Result<(), Died> {
+    fn judge_health(world: &mut World, look: &Look, life: &mut Life<'_>) -> Result<(), Died> {
         let running = look.rows.iter().filter(|it| it.status == Status::Running);
         for row in running.filter(|it| it.restart.is_none()) {
             let signs = Signs {
@@ -204,7 +252,7 @@ impl Leader {
             };
             let judged = health::judge(&signs);
             if judged != row.unhealthy.as_ref().map(|it| it.reason.as_str()) {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.note_health(row.id, judged, look.at);
             }
         }
@@ -217,8 +265,11 @@ impl Leader {
         look: &Look,
         row: &Instance,
         step: Step,
-        life: &mut Life,
+        life: &mut Life<'_>,
     ) -> Result<(), Died> {
+        if self.hold(world) != Some(look.epoch) {
+            return Ok(());
+        }
         let now = world.now;
         let id = row.id;
         match step {
@@ -235,27 +286,27 @@ impl Leader {
                 Self::adopt(world, id, row.attempt.number, &machine, life)?;
             }
             Step::Note(machine) => {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.note_machine(id, &machine);
             }
             Step::Missing(missing) => {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.note_missing(id, missing.then_some(now));
             }
             Step::HandToken => {
-                life.one_more()?;
+                life.one_more(world)?;
                 let reference = row.reference.as_deref().unwrap_or_default();
                 if let Some(made) = world.cloud.by_name(reference) {
                     made.token_at = Some(now);
                 }
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.token_handed(id, now);
             }
             Step::Restart(mode) => {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.sessions_lost(id);
                 world.restart_agent(row, mode == RestartMode::Reboot);
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.restart_told(id, now);
             }
             Step::Recycle => {}
@@ -267,18 +318,18 @@ impl Leader {
                     }
                     _ => Unless::Moved(row.status, row.epoch),
                 };
-                life.one_more()?;
+                life.one_more(world)?;
                 world.end(id, reason, unless, Some(look.at));
             }
             Step::Terminate => {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.end_asked(id, now);
-                life.one_more()?;
+                life.one_more(world)?;
                 let reference = row.reference.as_deref().unwrap_or_default();
                 world.cloud.terminate(reference, now);
             }
             Step::Gone(reason) => {
-                life.one_more()?;
+                life.one_more(world)?;
                 world.rows.sessions_lost(id);
                 world.rows.instance_gone(id, reason, now);
             }
@@ -290,10 +341,10 @@ impl Leader {
         world: &mut World,
         look: &Look,
         row: &Instance,
-        life: &mut Life,
+        life: &mut Life<'_>,
     ) -> Result<(), Died> {
         let now = world.now;
-        life.one_more()?;
+        life.one_more(world)?;
         if world.reuses && world.agent_of(row) == Some(Agent::Up) && row.takes_work() {
             world
                 .rows
@@ -309,7 +360,12 @@ impl Leader {
         self.paused_until.is_some_and(|until| until > now)
     }
 
-    fn request(&mut self, world: &mut World, row: &Instance, life: &mut Life) -> Result<(), Died> {
+    fn request(
+        &mut self,
+        world: &mut World,
+        row: &Instance,
+        life: &mut Life<'_>,
+    ) -> Result<(), Died> {
         let now = world.now;
         if self.is_paused(now) {
             return Ok(());
@@ -320,7 +376,7 @@ impl Leader {
             let offerings = Cloud::offerings();
             let chosen = self.cooldowns.choose(&offerings, &tried, now).cloned();
             let Ok(offering) = chosen else {
-                life.one_more()?;
+                life.one_more(world)?;
                 world
                     .rows
                     .launch_failed(row.id, attempt, "no_capacity", now);
@@ -331,7 +387,7 @@ impl Leader {
                 attempt: attempt + 1,
                 offering: offering.clone(),
             };
-            life.one_more()?;
+            life.one_more(world)?;
             if !world.rows.write_request(request.clone(), lead, now) {
                 return Ok(());
             }
@@ -350,20 +406,25 @@ impl Leader {
         world: &mut World,
         row: &Instance,
         request: &Request,
-        life: &mut Life,
+        life: &mut Life<'_>,
     ) -> Result<bool, Died> {
         let now = world.now;
         let Some(lead) = self.hold(world) else {
             return Ok(false);
         };
         let (id, attempt) = (row.id, request.attempt);
-        life.one_more()?;
+        life.one_more(world)?;
         if !world.rows.sending(id, attempt, lead, now) {
             return Ok(false);
         }
-        life.one_more()?;
-        let answer = world.cloud.launch(request, now);
-        life.one_more()?;
+        life.one_more(world)?;
+        if world.now > now {
+            // Whoever led meanwhile may have learned that it was refused.
+            world.came_late(id);
+        }
+        let answer = world.cloud.launch(request, world.now);
+        life.one_more(world)?;
+        let now = world.now;
         match answer {
             Launched::Machine(machine) => {
                 Self::adopt(world, id, attempt, &machine, life)?;
@@ -388,7 +449,7 @@ impl Leader {
         row: &Instance,
         request: &Request,
         shortage: Shortage,
-        life: &mut Life,
+        life: &mut Life<'_>,
     ) -> Result<bool, Died> {
         let now = world.now;
         let (id, attempt) = (row.id, request.attempt);
@@ -400,7 +461,7 @@ impl Leader {
         let noted = world.rows.refused(id, attempt, offering, now);
         let waits = shortage == Shortage::NotYet && now.since(row.created_at) < NOT_YET_LASTS;
         if noted && !another_may_do && !waits {
-            life.one_more()?;
+            life.one_more(world)?;
             world.rows.launch_failed(id, attempt, "launch_refused", now);
         }
         Ok(noted && another_may_do)
@@ -411,11 +472,11 @@ impl Leader {
         id: InstanceId,
         attempt: i64,
         machine: &Machine,
-        life: &mut Life,
+        life: &mut Life<'_>,
     ) -> Result<(), Died> {
-        life.one_more()?;
+        life.one_more(world)?;
         if !world.rows.accepted(id, attempt, machine) {
-            life.one_more()?;
+            life.one_more(world)?;
             world.cloud.terminate(&machine.reference, world.now);
         }
         Ok(())
@@ -426,7 +487,7 @@ impl Leader {
         world: &mut World,
         look: &Look,
         matched: &reconcile::Matched<'_>,
-        life: &mut Life,
+        life: &mut Life<'_>,
         done: &mut Done,
     ) -> Result<(), Died> {
         let now = world.now;
@@ -441,7 +502,7 @@ impl Leader {
         done.due = [done.due, judged.due].into_iter().flatten().min();
         for reference in judged.orphans {
             done.steps.push(format!("{reference}: a stranger"));
-            life.one_more()?;
+            life.one_more(world)?;
             world.cloud.terminate(&reference, now);
         }
         Ok(())
@@ -451,7 +512,7 @@ impl Leader {
         &mut self,
         world: &mut World,
         epoch: i64,
-        life: &mut Life,
+        life: &mut Life<'_>,
         done: &mut Done,
     ) -> Result<(), Died> {
         let now = world.now;
@@ -477,7 +538,7 @@ impl Leader {
         self.surplus_since = plan.surplus_since;
         done.due = [done.due, plan.due].into_iter().flatten().min();
         for (id, reason) in &plan.retire {
-            life.one_more()?;
+            life.one_more(world)?;
             let unless = match *reason {
                 "unhealthy" => Unless::UsedSince(now),
                 _ => Unless::Held,
@@ -487,7 +548,7 @@ impl Leader {
             }
         }
         for _ in 0..plan.launch {
-            life.one_more()?;
+            life.one_more(world)?;
             let max = world.target.max;
             if !world.rows.want_instance(max, None, Some(epoch), now) {
                 break;

@@ -26,20 +26,19 @@ use super::instance::{Instance, RestartMode, Status};
 use super::pool::Target;
 use cloud::{Agent, Made};
 use events::{Event, event};
-use leader::{Died, Done, Leader, Life};
+use leader::{Died, Done, Interlude, Leader, Life};
 use rows::Unless;
 use world::{BEGIN, World};
 
-/// Schedules that are played for each case that `PROPTEST_CASES` asks for; it asks
-/// for 256 where it is not set, which takes seconds.
-const SCHEDULES: u32 = 8;
+/// Schedules that are played, in some ten seconds; `PROPTEST_CASES` asks for others.
+const SCHEDULES: u32 = 2_000;
 /// Rounds after which everything has to be as wanted once nothing happens any more.
 const ROUNDS_MAX: usize = 400;
 /// How long nothing may be due where everything is as wanted. Instances grow too old
 /// in a day; nothing else takes that long.
 const QUIET: Duration = Duration::from_secs(2 * 60 * 60);
-/// Longest time between two rounds.
-const PERIOD: Duration = Duration::from_secs(30);
+/// Longest time between two rounds, so that what is due has to be known.
+const PERIOD: Duration = Duration::from_secs(10 * 60);
 
 /// A world under a schedule.
 struct Play {
@@ -69,9 +68,9 @@ impl Play {
         (!alive.is_empty()).then(|| alive.swap_remove(which.index(alive.len())))
     }
 
-    fn act(&mut self, which: usize, life: Option<u32>) -> Done {
+    fn act(&mut self, which: usize, mut life: Life<'_>) -> Done {
         let leader = &mut self.leaders[which];
-        match leader.act(&mut self.world, &mut Life(life)) {
+        match leader.act(&mut self.world, &mut life) {
             Ok(done) => done,
             Err(Died) => {
                 self.leaders[which] = Leader::new(which, self.world.now);
@@ -80,9 +79,26 @@ impl Play {
         }
     }
 
+    /// A round with an interlude of the other replica.
+    fn suspended(&mut self, which: usize, before: u32, seconds: u64) {
+        let [first, second] = &mut self.leaders;
+        let (leader, other) = match which {
+            0 => (first, second),
+            _ => (second, first),
+        };
+        leader.look(&mut self.world);
+        let interlude = Interlude {
+            before,
+            seconds,
+            other,
+        };
+        let whole = leader.act(&mut self.world, &mut Life::suspended(interlude));
+        drop(whole.expect("it has no end"));
+    }
+
     fn round(&mut self, which: usize, life: Option<u32>) -> Done {
         self.leaders[which].look(&mut self.world);
-        self.act(which, life)
+        self.act(which, Life::until(life))
     }
 
     fn happens(&mut self, event: &Event) -> Result<(), String> {
@@ -92,12 +108,13 @@ impl Play {
             Event::Pass(length) => self.world.pass(seconds(*length)),
             Event::Round(which, life) => drop(self.round(*which, *life)),
             Event::Look(which) => self.leaders[*which].look(&mut self.world),
-            Event::Act(which, life) => drop(self.act(*which, *life)),
+            Event::Act(which, life) => drop(self.act(*which, Life::until(*life))),
+            Event::Suspended(which, before, seconds) => self.suspended(*which, *before, *seconds),
             Event::Fails(fault) => self.world.cloud.will_fail(*fault),
             Event::Lags(length) => self.world.cloud.lag = seconds(*length),
             Event::Arrives => {
                 if let Some(id) = self.world.cloud.arrive(now) {
-                    *self.world.late.entry(id).or_default() += 1;
+                    self.world.came_late(id);
                 }
             }
             Event::Stranger if self.strangers == 0 => {
@@ -310,16 +327,8 @@ fn played(target: Target, reuses: bool, events: &[Event]) -> Result<(), TestCase
     settled.map_err(TestCaseError::fail)
 }
 
-fn many() -> ProptestConfig {
-    let few = ProptestConfig::default();
-    ProptestConfig {
-        cases: few.cases.saturating_mul(SCHEDULES),
-        ..few
-    }
-}
-
 proptest! {
-    #![proptest_config(many())]
+    #![proptest_config(ProptestConfig::with_cases(SCHEDULES))]
     #[test]
     fn whatever_happens_machines_and_rows_come_to_be_one_to_one(
         target in target(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use browserfleet_proto::ids::InstanceId;
+use browserfleet_proto::ids::{InstanceId, UserId};
 use browserfleet_proto::ladder;
 
 use super::super::instance::{Instance, Status};
@@ -28,7 +28,7 @@ pub(super) struct World {
     pub(super) target: Target,
     pub(super) reuses: bool,
     /// Machines more than one that a row may have, since calls came late.
-    pub(super) late: HashMap<InstanceId, usize>,
+    late: HashMap<InstanceId, usize>,
     broken: Option<String>,
 }
 
@@ -114,6 +114,22 @@ impl World {
             _ => false,
         };
         (held && well && !excused).then(|| format!("ended for {reason}, and was well: {row:?}"))
+    }
+
+    /// A call for a row reaches the cloud after others may have gone on from there.
+    pub(super) fn came_late(&mut self, id: InstanceId) {
+        *self.late.entry(id).or_default() += 1;
+    }
+
+    /// Somebody takes each instance that is to be had.
+    pub(super) fn lease_all(&mut self) {
+        for row in self.rows.instances() {
+            if self.agent_of(&row) == Some(Agent::Up)
+                && let Err(wrong) = self.rows.place_on_free(row.id, UserId::new(), self.now)
+            {
+                self.broken.get_or_insert(wrong);
+            }
+        }
     }
 
     pub(super) fn pass(&mut self, duration: Duration) {
