@@ -15,7 +15,7 @@ use crate::domain::offering::{Exhausted, Shortage};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::provider::LaunchError;
-use crate::store::launches::{Failure, NewRequest};
+use crate::store::launches::{Failure, NewRequest, Sent};
 
 /// First pause after the provider asked for one; doubles up to [`PAUSE_MAX`], full
 /// jitter, and is one for all launches.
@@ -124,9 +124,9 @@ impl Fleet {
             return Ok(After::Rest(false));
         };
         let now = clock::now();
-        if !self.store.sending(row.id, attempt, now, lead).await? {
+        let Some(sent) = self.store.sending(row.id, attempt, now, lead).await? else {
             return Ok(After::Rest(false));
-        }
+        };
         tracing::debug!(instance.id = %row.id, attempt, "launch request goes out");
         let answer = self.provider.launch(text).await;
         let now = clock::now();
@@ -144,7 +144,7 @@ impl Fleet {
                 tracing::warn!(instance.id = %row.id, code, kind = offering.kind, place = offering.place, market = offering.market.as_str(), "a launch was refused");
                 let words = cut(format!("{code}: {message}"));
                 self.memory().cooldowns.refused(offering, shortage, now);
-                self.refused(row, attempt, offering, shortage, &words).await
+                self.refused(row, &sent, offering, shortage, &words).await
             }
             Err(LaunchError::Throttled(reason)) => {
                 self.pause(&reason, now);
@@ -180,12 +180,12 @@ impl Fleet {
         }
     }
 
-    /// A request was refused for sure. Where that is known already, somebody else has
-    /// gone on from there.
+    /// A request was refused for sure. Where that is not news, somebody else has gone on
+    /// from there.
     async fn refused(
         &self,
         row: &Instance,
-        attempt: i64,
+        sent: &Sent,
         offering: &Offering,
         shortage: Shortage,
         words: &str,
@@ -196,11 +196,7 @@ impl Fleet {
             Shortage::Capacity | Shortage::Addresses | Shortage::Quota
         );
         let tried = another_may_do.then_some(offering);
-        let noted = self
-            .store
-            .refused(row.id, attempt, tried, words, now)
-            .await?;
-        if !noted {
+        if !self.store.refused(sent, tried, words, now).await? {
             return Ok(After::Rest(false));
         }
         if another_may_do {
@@ -214,7 +210,7 @@ impl Fleet {
             words,
             left_behind: false,
         };
-        let failed = self.fail(row.id, attempt, &failure).await?;
+        let failed = self.fail(row.id, sent.attempt, &failure).await?;
         Ok(After::Rest(failed))
     }
 

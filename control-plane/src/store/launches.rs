@@ -26,6 +26,18 @@ pub struct NewRequest<'a> {
     pub at: Timestamp,
 }
 
+/// A request on its way, and for which time: what is answered to an earlier one does
+/// not count any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The row that it is for.
+    pub instance: InstanceId,
+    /// Which attempt.
+    pub attempt: i64,
+    /// Counts from 1.
+    pub send: i64,
+}
+
 /// Why an instance got no machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure<'a> {
@@ -94,8 +106,8 @@ impl Store {
         row.map_or(Ok(Vec::new()), |row| json_or_default(&row, "tried"))
     }
 
-    /// Notes that the request is being sent, before it is. `false`: it may not be:
-    /// the instance is not wanted any more, or somebody else leads.
+    /// Notes that the request is being sent, before it is. `None`: it may not be: the
+    /// instance is not wanted any more, or somebody else leads.
     ///
     /// # Errors
     /// Where the database fails.
@@ -105,22 +117,29 @@ impl Store {
         attempt: i64,
         now: Timestamp,
         lead: LeadEpoch,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Sent>, Error> {
         let sql = format!(
             "update instances set attempt_state = 'sent', attempt_at = case \
              when attempt_state = 'unsent' then $3 else attempt_at end, \
              attempt_sends = attempt_sends + 1 \
              where id = $1 and attempt = $2 and attempt_state in ('unsent', 'sent') \
-             and status = 'provisioning' and {}",
+             and status = 'provisioning' and {} returning attempt_sends",
             self.leads(lead)
         );
-        let sent = sqlx::query(sqlx::AssertSqlSafe(sql))
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.to_string())
             .bind(attempt)
             .bind(now.0)
-            .execute(&self.write)
+            .fetch_optional(&self.write)
             .await?;
-        Ok(sent.rows_affected() == 1)
+        let sent = |row| {
+            Ok(Sent {
+                instance: id,
+                attempt,
+                send: column(&row, "attempt_sends")?,
+            })
+        };
+        row.map(sent).transpose()
     }
 
     /// Notes the machine that the request made, wherever the row is by now: what is
@@ -172,26 +191,28 @@ impl Store {
     }
 
     /// Notes that the request was refused for sure. The next attempt does not try
-    /// `offering`, where one is given.
+    /// `offering`, where one is given. `false`: it was sent again since, and what
+    /// became of that is not known.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn refused(
         &self,
-        id: InstanceId,
-        attempt: i64,
+        sent: &Sent,
         offering: Option<&Offering>,
         message: &str,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let mut tried = self.tried_offerings(id).await?;
+        let mut tried = self.tried_offerings(sent.instance).await?;
         tried.extend(offering.cloned());
         let refused = sqlx::query(
-            "update instances set attempt_state = 'refused', attempt_at = $3, tried = $4, \
-             error_message = $5 where id = $1 and attempt = $2 and attempt_state = 'sent'",
+            "update instances set attempt_state = 'refused', attempt_at = $4, tried = $5, \
+             error_message = $6 where id = $1 and attempt = $2 and attempt_sends = $3 \
+             and attempt_state = 'sent'",
         )
-        .bind(id.to_string())
-        .bind(attempt)
+        .bind(sent.instance.to_string())
+        .bind(sent.attempt)
+        .bind(sent.send)
         .bind(now.0)
         .bind(json_of(&tried, "tried")?)
         .bind(message)

@@ -414,9 +414,9 @@ impl Leader {
         };
         let (id, attempt) = (row.id, request.attempt);
         life.one_more(world)?;
-        if !world.rows.sending(id, attempt, lead, now) {
+        let Some(send) = world.rows.sending(id, attempt, lead, now) else {
             return Ok(false);
-        }
+        };
         life.one_more(world)?;
         if world.now > now {
             // Whoever led meanwhile may have learned that it was refused.
@@ -431,7 +431,7 @@ impl Leader {
             }
             Launched::Refused(shortage) => {
                 self.cooldowns.refused(&request.offering, shortage, now);
-                return Self::refused(world, row, request, shortage, life);
+                return Self::refused(world, row, (request, send), shortage, life);
             }
             Launched::Throttled => self.paused_until = Some(now.plus(PAUSE)),
             Launched::Unknown => {}
@@ -447,7 +447,7 @@ impl Leader {
     fn refused(
         world: &mut World,
         row: &Instance,
-        request: &Request,
+        (request, send): (&Request, i64),
         shortage: Shortage,
         life: &mut Life<'_>,
     ) -> Result<bool, Died> {
@@ -458,7 +458,7 @@ impl Leader {
             Shortage::Capacity | Shortage::Addresses | Shortage::Quota
         );
         let offering: Option<&Offering> = another_may_do.then_some(&request.offering);
-        let noted = world.rows.refused(id, attempt, offering, now);
+        let noted = world.rows.refused(id, (attempt, send), offering, now);
         let waits = shortage == Shortage::NotYet && now.since(row.created_at) < NOT_YET_LASTS;
         if noted && !another_may_do && !waits {
             life.one_more(world)?;

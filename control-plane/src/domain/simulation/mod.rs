@@ -32,8 +32,9 @@ use world::{BEGIN, World};
 
 /// Schedules that are played, in some ten seconds; `PROPTEST_CASES` asks for others.
 const SCHEDULES: u32 = 2_000;
-/// Rounds after which everything has to be as wanted once nothing happens any more.
-const ROUNDS_MAX: usize = 400;
+/// Rounds after which everything has to be as wanted once nothing happens any more:
+/// what ends is looked at every 2 s, for as long as lists may be old, several times.
+const ROUNDS_MAX: usize = 2_000;
 /// How long nothing may be due where everything is as wanted. Instances grow too old
 /// in a day; nothing else takes that long.
 const QUIET: Duration = Duration::from_secs(2 * 60 * 60);

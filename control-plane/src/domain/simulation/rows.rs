@@ -163,13 +163,14 @@ impl Rows {
         self.tried.get(&id).cloned().unwrap_or_default()
     }
 
+    /// Gives for which time it is sent.
     pub(super) fn sending(
         &mut self,
         id: InstanceId,
         attempt: i64,
         lead: i64,
         now: Timestamp,
-    ) -> bool {
+    ) -> Option<i64> {
         let leads = self.leads(lead, now);
         let may = |it: &Instance| {
             leads
@@ -177,13 +178,15 @@ impl Rows {
                 && matches!(it.attempt.state, AttemptState::Unsent | AttemptState::Sent)
                 && it.status == Status::Provisioning
         };
-        self.change(id, may, |it| {
+        let sent = self.change(id, may, |it| {
             if it.attempt.state == AttemptState::Unsent {
                 it.attempt.at = now;
             }
             it.attempt.state = AttemptState::Sent;
             it.attempt.sends += 1;
-        })
+        });
+        let sends = self.row(id).map(|it| it.attempt.sends);
+        sends.filter(|_| sent)
     }
 
     pub(super) fn accepted(&mut self, id: InstanceId, attempt: i64, machine: &Machine) -> bool {
@@ -209,12 +212,15 @@ impl Rows {
     pub(super) fn refused(
         &mut self,
         id: InstanceId,
-        attempt: i64,
+        (attempt, send): (i64, i64),
         offering: Option<&Offering>,
         now: Timestamp,
     ) -> bool {
-        let sent =
-            |it: &Instance| it.attempt.number == attempt && it.attempt.state == AttemptState::Sent;
+        let sent = |it: &Instance| {
+            it.attempt.number == attempt
+                && it.attempt.sends == send
+                && it.attempt.state == AttemptState::Sent
+        };
         let refused = self.change(id, sent, |it| {
             it.attempt.state = AttemptState::Refused;
             it.attempt.at = now;
