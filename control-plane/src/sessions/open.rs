@@ -155,6 +155,7 @@ impl Sessions {
             session: session.id,
             user: session.user,
             since: session.created_at,
+            served_at: None,
             instances_max,
             kind: None,
         };
