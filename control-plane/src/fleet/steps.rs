@@ -225,6 +225,13 @@ impl Fleet {
         Ok(ended)
     }
 
+    /// Whether an instance is being made clean of this lease: an agent may say late what
+    /// was true of an earlier one.
+    async fn is_being_cleaned(&self, instance: InstanceId, epoch: i64) -> Result<bool, Error> {
+        let row = self.store.instance(instance).await?;
+        Ok(row.is_some_and(|it| it.epoch == epoch && it.recycling_since.is_some()))
+    }
+
     /// An agent has made itself clean, or could not.
     ///
     /// # Errors
@@ -240,7 +247,7 @@ impl Fleet {
             if self.store.recycled(instance, epoch, now).await? {
                 tracing::info!(instance.id = %instance, "instance is clean and nobody's");
             }
-        } else {
+        } else if self.is_being_cleaned(instance, epoch).await? {
             tracing::warn!(instance.id = %instance, ?residue, "something of the last holder is left; the instance ends");
             self.store
                 .end_instance(instance, "residue", Unless::UsedSince(now), now)
