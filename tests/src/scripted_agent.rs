@@ -4,9 +4,10 @@
 //! The control plane starts a program that stands for the machine: it leaves its token
 //! where the test finds it, and does nothing else until it is told to end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,8 +17,8 @@ use browserfleet_proto::agent::v1::link_service_client::LinkServiceClient;
 use browserfleet_proto::agent::v1::media_service_client::MediaServiceClient;
 use browserfleet_proto::agent::v1::to_agent::Body as Heard;
 use browserfleet_proto::agent::v1::{
-    Certificate, Chunk, Command, FromAgent, Heartbeat, Hello, JoinRequest, OpenSession,
-    RenewRequest, SessionEnded, SessionOpened, Settled, ToAgent, Welcome,
+    Certificate, Chunk, Command, FromAgent, Heartbeat, HeldSession, Hello, JoinRequest,
+    OpenSession, Recycled, RenewRequest, SessionEnded, SessionOpened, Settled, ToAgent, Welcome,
 };
 use browserfleet_proto::browser::v1::{
     Captured, Evaluated, ImageFormat, Outcome, outcome::Result as Done,
@@ -28,6 +29,7 @@ use prost::Message;
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
@@ -41,6 +43,8 @@ const SERVER_NAME: &str = "control-plane.browserfleet";
 /// How long a test waits for a word.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How soon an agent dials again whose link has ended.
+const REDIAL_AFTER: Duration = Duration::from_millis(200);
 
 /// Where the machines leave what they were told.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Machines {
         let notes = folder.path().display();
         // The note appears whole: it is written elsewhere and moved.
         let script = format!(
-            "#!/bin/sh\nread -r token\nnote={notes}/$BROWSERFLEET_INSTANCE_ID\n\
+            "#!/bin/sh\nread -r token || exit 1\nnote={notes}/$BROWSERFLEET_INSTANCE_ID\n\
              printf '%s\\n%s\\n%s\\n' \"$token\" \"$BROWSERFLEET_CONTROL_PLANE\" \
              \"$BROWSERFLEET_CA_FILE\" > \"$note\"\nmv \"$note\" \"$note.note\"\n\
              exec tail -f {}\n",
@@ -107,6 +111,37 @@ impl Machines {
         Invitation::read(&std::fs::read_to_string(note)?)
     }
 
+    /// Lets every machine that comes have an agent that lives as it should.
+    #[must_use]
+    pub fn work(mut self) -> Crew {
+        let rosters = Arc::<Mutex<BTreeMap<String, Roster>>>::default();
+        let noted = Arc::clone(&rosters);
+        let working = tokio::spawn(async move {
+            let mut agents = JoinSet::new();
+            loop {
+                let Some(note) = self.untaken() else {
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                };
+                self.taken.insert(note.clone());
+                let text = std::fs::read_to_string(note).unwrap_or_default();
+                let Ok(invitation) = Invitation::read(&text) else {
+                    continue;
+                };
+                let noted = Arc::clone(&noted);
+                agents.spawn(async move {
+                    // One that was ended before it joined is none.
+                    if let Ok(agent) = ScriptedAgent::join(invitation).await {
+                        let roster = Roster::default();
+                        locked(&noted).insert(agent.instance.clone(), roster.clone());
+                        agent.live(&roster).await;
+                    }
+                });
+            }
+        });
+        Crew { rosters, working }
+    }
+
     fn untaken(&self) -> Option<PathBuf> {
         std::fs::read_dir(self.folder.path())
             .ok()?
@@ -116,6 +151,38 @@ impl Machines {
                 path.extension().is_some_and(|it| it == "note") && !self.taken.contains(path)
             })
     }
+}
+
+/// The agents of all machines. Dropping it ends them.
+#[derive(Debug)]
+pub struct Crew {
+    rosters: Arc<Mutex<BTreeMap<String, Roster>>>,
+    working: JoinHandle<()>,
+}
+
+impl Crew {
+    /// What each agent was told to hold, by its instance.
+    #[must_use]
+    pub fn rosters(&self) -> BTreeMap<String, Roster> {
+        locked(&self.rosters).clone()
+    }
+
+    /// The sessions that any of them holds.
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let all = self.rosters();
+        all.values().flat_map(|it| it.held().into_keys()).collect()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.working.abort();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a machine is told at its start.
@@ -206,7 +273,11 @@ pub struct ScriptedAgent {
 }
 
 impl ScriptedAgent {
-    async fn join(invitation: Invitation) -> anyhow::Result<Self> {
+    /// Joins with what its machine was told.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub async fn join(invitation: Invitation) -> anyhow::Result<Self> {
         let (key, request) = new_key()?;
         let Invitation {
             token,
@@ -289,6 +360,35 @@ impl ScriptedAgent {
             boot_id: self.boot.clone(),
             sessions_max: 8,
             ..Hello::default()
+        }
+    }
+
+    /// What it says first, if it has what it was told to hold.
+    #[must_use]
+    pub fn hello_holding(&self, roster: &Roster) -> Hello {
+        let held = roster.held().into_iter();
+        Hello {
+            held_sessions: held
+                .map(|(session_id, epoch)| HeldSession { session_id, epoch })
+                .collect(),
+            ..self.hello()
+        }
+    }
+
+    /// Lives as an agent should, over one link after another, until it is told that it is
+    /// not to run any more.
+    pub async fn live(&self, roster: &Roster) {
+        loop {
+            match self.link_after(self.hello_holding(roster)).await {
+                Ok(link) => {
+                    roster.keep_only(&link.welcome.kept_sessions);
+                    drop(link.serve_noting("1", roster).await);
+                }
+                Err(error) if error.to_string().contains("Refusal") => return,
+                // The control plane is away.
+                Err(_) => {}
+            }
+            sleep(REDIAL_AFTER).await;
         }
     }
 
@@ -494,7 +594,15 @@ impl Link {
     ///
     /// # Errors
     /// How the link ended.
-    pub async fn serve(mut self, value: &str) -> anyhow::Result<()> {
+    pub async fn serve(self, value: &str) -> anyhow::Result<()> {
+        self.serve_noting(value, &Roster::default()).await
+    }
+
+    /// The same, and notes what it is told to hold.
+    ///
+    /// # Errors
+    /// How the link ended.
+    pub async fn serve_noting(mut self, value: &str, roster: &Roster) -> anyhow::Result<()> {
         let mut heartbeat = tokio::time::interval(ladder::HEARTBEAT);
         let mut number = 0;
         loop {
@@ -508,8 +616,12 @@ impl Link {
                 }
             };
             match message.and_then(|it| it.body) {
-                Some(Heard::OpenSession(session)) => self.report(opened(&session)).await?,
+                Some(Heard::OpenSession(session)) => {
+                    roster.began(&session);
+                    self.report(opened(&session)).await?;
+                }
                 Some(Heard::EndSession(session)) => {
+                    roster.ended(&session.session_id);
                     let ended = SessionEnded {
                         session_id: session.session_id,
                         epoch: session.epoch,
@@ -519,10 +631,68 @@ impl Link {
                     self.report(Said::SessionEnded(ended)).await?;
                 }
                 Some(Heard::Command(command)) => self.report(executed(&command, value)).await?,
+                Some(Heard::Recycle(recycle)) => {
+                    let recycled = Recycled {
+                        epoch: recycle.epoch,
+                        residue: Vec::new(),
+                    };
+                    self.report(Said::Recycled(recycled)).await?;
+                }
                 Some(_) => {}
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// What one agent was told to hold, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<Mutex<Roll>>);
+
+#[derive(Debug, Default)]
+struct Roll {
+    opened: Vec<(String, u64)>,
+    held: BTreeMap<String, u64>,
+    held_most: usize,
+}
+
+impl Roster {
+    /// The sessions that were opened, each with the epoch of its lease.
+    #[must_use]
+    pub fn opened(&self) -> Vec<(String, u64)> {
+        self.roll().opened.clone()
+    }
+
+    /// The sessions that it holds, each with the epoch of its lease.
+    #[must_use]
+    pub fn held(&self) -> BTreeMap<String, u64> {
+        self.roll().held.clone()
+    }
+
+    /// How many it ever held at once.
+    #[must_use]
+    pub fn held_most(&self) -> usize {
+        self.roll().held_most
+    }
+
+    fn began(&self, session: &OpenSession) {
+        let mut roll = self.roll();
+        roll.opened
+            .push((session.session_id.clone(), session.epoch));
+        roll.held.insert(session.session_id.clone(), session.epoch);
+        roll.held_most = roll.held_most.max(roll.held.len());
+    }
+
+    fn ended(&self, session: &str) {
+        self.roll().held.remove(session);
+    }
+
+    fn keep_only(&self, kept: &[String]) {
+        self.roll().held.retain(|session, _| kept.contains(session));
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        locked(&self.0)
     }
 }
 

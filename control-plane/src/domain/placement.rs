@@ -1,7 +1,8 @@
 //! Which instance a session goes to, and which of those that wait is next.
 //!
-//! Whoever has the fewest sessions goes first, and each user's own wait in the
-//! order in which they came: a hundred of one user hold up nobody else's first.
+//! Whoever has the fewest sessions goes first, then who was served the longest ago,
+//! and each user's own wait in the order in which they came: a hundred of one user
+//! hold up nobody else's first.
 
 use std::collections::HashMap;
 
@@ -19,6 +20,8 @@ pub struct Waiting {
     pub user: UserId,
     /// When it came.
     pub since: Timestamp,
+    /// When a session of its user last began; `None`: none did.
+    pub served_at: Option<Timestamp>,
     /// How many instances its user may hold.
     pub instances_max: u32,
     /// The kind of machine that its user prefers.
@@ -64,9 +67,19 @@ pub fn in_order(queue: &[Waiting], instances: &[Instance]) -> Vec<Waiting> {
         turns.push((*turn, waiting));
         *turn += 1;
     }
-    // Stable: of those with the same turn, who came first.
-    turns.sort_by_key(|(turn, _)| *turn);
+    // Stable: of those with the same turn, whose user was served the longest ago, and
+    // then who came first.
+    turns.sort_by_key(|(turn, it)| (*turn, it.served_at));
     turns.into_iter().map(|(_, waiting)| waiting).collect()
+}
+
+/// What there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Instances.
+    pub instances: u32,
+    /// Sessions on one of them.
+    pub sessions_per_instance: u32,
 }
 
 /// The instances as they fill up while those that wait are given places.
@@ -119,20 +132,104 @@ impl Rooms {
         room.epoch += 1;
         Some(Place::Free(room.id))
     }
+
+    /// Whether what a user holds may have room for one more, once it is there or can be
+    /// reached.
+    fn may_have_room_for(&self, user: UserId) -> bool {
+        let rooms = self.rooms.iter().zip(&self.open);
+        rooms
+            .filter(|(it, _)| it.assigned_to == Some(user))
+            .any(|(it, open)| {
+                let shut = it.draining.is_some() || it.status == Status::Stopping;
+                !shut && !open && it.sessions < it.sessions_max
+            })
+    }
+
+    /// How many instances more there may be for those that wait, without anybody giving
+    /// theirs back: those that are on their way or going, and those that are not there.
+    fn to_come(&self, most: u32) -> usize {
+        let rooms = self.rooms.iter().zip(&self.open);
+        let changing = rooms.filter(|(it, open)| {
+            let nobodys = it.assigned_to.is_none() && !**open;
+            nobodys || it.status == Status::Stopping || it.recycling_since.is_some()
+        });
+        (most as usize).saturating_sub(self.rooms.len()) + changing.count()
+    }
+
+    /// Keeps somebody else's instance from being filled again: an empty one, or one whose
+    /// holder has more waiting than it takes.
+    fn claim(&mut self, user: UserId, flood: &HashMap<UserId, i64>) -> Option<InstanceId> {
+        let at = (0..self.rooms.len())
+            .filter(|at| {
+                let room = &self.rooms[*at];
+                let floods = |it: UserId| flood.get(&it).copied().unwrap_or(0) >= room.sessions_max;
+                let of_another = room.assigned_to.filter(|it| *it != user);
+                let spared = room.sessions == 0 && !room.asked_for;
+                self.open[*at] && of_another.is_some_and(|it| spared || floods(it))
+            })
+            .min_by_key(|at| (self.rooms[*at].sessions, self.rooms[*at].last_activity_at))?;
+        self.open[at] = false;
+        Some(self.rooms[at].id)
+    }
 }
 
-/// Gives places to those that wait, as far as there are any.
+/// Who gets what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Sessions that have a place.
+    pub places: Vec<(SessionId, UserId, Place)>,
+    /// Instances that their holders are to give back once they are empty, for somebody
+    /// whose turn it is.
+    pub claims: Vec<InstanceId>,
+}
+
+/// Gives places to those that wait, as far as there are any. Where there may be no
+/// more instances, whoever's turn it is and who has no place claims one: nothing is
+/// placed on it any more until it is empty and taken back. So whoever floods the queue
+/// keeps no instance full for ever.
 #[must_use]
 pub fn assign(
     queue: &[Waiting],
     instances: &[Instance],
     reachable: impl Fn(InstanceId) -> bool,
-) -> Vec<(SessionId, UserId, Place)> {
+    bounds: Bounds,
+) -> Assignment {
+    let mut flood: HashMap<UserId, i64> = HashMap::new();
+    for waiting in queue {
+        *flood.entry(waiting.user).or_default() += 1;
+    }
     let mut rooms = Rooms::new(instances, reachable);
-    in_order(queue, instances)
-        .iter()
-        .filter_map(|it| Some((it.session, it.user, rooms.place(it)?)))
-        .collect()
+    let mut to_come = rooms.to_come(bounds.instances);
+    // Room on what each user will get, and how many of these there are.
+    let mut promised: HashMap<UserId, (u32, usize)> = HashMap::new();
+    let mut assignment = Assignment::default();
+    for waiting in in_order(queue, instances) {
+        if let Some(place) = rooms.place(&waiting) {
+            let placed = (waiting.session, waiting.user, place);
+            assignment.places.push(placed);
+            continue;
+        }
+        let held = rooms.held_by(waiting.user);
+        let (room, count) = promised.entry(waiting.user).or_default();
+        if *room > 0 {
+            *room -= 1;
+            continue;
+        }
+        let may_have_more = held + *count < waiting.instances_max as usize;
+        if !may_have_more || rooms.may_have_room_for(waiting.user) {
+            continue;
+        }
+        if to_come > 0 {
+            to_come -= 1;
+        } else if let Some(claim) = rooms.claim(waiting.user, &flood) {
+            assignment.claims.push(claim);
+        } else {
+            continue;
+        }
+        *room = bounds.sessions_per_instance.saturating_sub(1);
+        *count += 1;
+    }
+    assignment
 }
 
 /// How many more instances those that wait could use, which nobody holds yet. What
@@ -185,29 +282,13 @@ pub fn outlook(
     if rooms.place(waiting).is_some() {
         return Outlook::Now;
     }
-    let theirs = |it: &&Instance| it.counts() && it.assigned_to == Some(waiting.user);
-    // One that cannot be reached, or is on its way, may have room once it is there.
-    let hope = instances.iter().filter(theirs).any(|it| {
-        let shut = it.draining.is_some() || it.status == Status::Stopping;
-        let there = rooms.rooms.iter().zip(&rooms.open);
-        let open = there
-            .into_iter()
-            .any(|(room, open)| room.id == it.id && *open);
-        !shut && !open && it.sessions < it.sessions_max
-    });
-    if hope {
+    if rooms.may_have_room_for(waiting.user) {
         return Outlook::Coming;
     }
-    let held = instances.iter().filter(theirs).count();
-    if held >= waiting.instances_max as usize {
+    if rooms.held_by(waiting.user) >= waiting.instances_max as usize {
         return Outlook::Enough;
     }
-    let there = instances.iter().filter(|it| it.counts()).count();
-    let on_its_way = instances.iter().any(|it| {
-        let nobodys = it.assigned_to.is_none();
-        it.status == Status::Stopping || (nobodys && it.counts())
-    });
-    if there < max as usize || on_its_way {
+    if rooms.to_come(max) > 0 {
         Outlook::Coming
     } else {
         Outlook::Full
@@ -237,8 +318,16 @@ mod tests {
             session: SessionId::new(),
             user,
             since: Timestamp(at),
+            served_at: None,
             instances_max: 2,
             kind: None,
+        }
+    }
+
+    fn bounds(instances: u32, sessions_per_instance: u32) -> Bounds {
+        Bounds {
+            instances,
+            sessions_per_instance,
         }
     }
 
@@ -248,8 +337,11 @@ mod tests {
         let own = instance(Status::Running, Some(user), 1);
         let all = [instance(Status::Running, None, 0), own.clone()];
         let queue = [waiting(user, 1)];
-        let placed = assign(&queue, &all, |_| true);
-        assert_eq!(placed, [(queue[0].session, user, Place::Own(own.id, 1))]);
+        let assigned = assign(&queue, &all, |_| true, bounds(2, 2));
+        assert_eq!(
+            assigned.places,
+            [(queue[0].session, user, Place::Own(own.id, 1))]
+        );
     }
 
     #[test]
@@ -274,6 +366,67 @@ mod tests {
         let all = [instance(Status::Running, Some(alice), 2)];
         let queue = [waiting(alice, 1), waiting(bob, 2)];
         assert_eq!(in_order(&queue, &all)[0].user, bob);
+    }
+
+    #[test]
+    fn of_those_who_have_nothing_who_was_served_the_longest_ago_is_next() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let served = |it: Waiting, at| Waiting {
+            served_at: Some(Timestamp(at)),
+            ..it
+        };
+        let hers = served(waiting(alice, 1), 50);
+        let queue = [hers.clone(), waiting(bob, 2)];
+        assert_eq!(in_order(&queue, &[])[0].user, bob);
+        let queue = [hers, served(waiting(bob, 2), 60)];
+        assert_eq!(in_order(&queue, &[])[0].user, alice);
+    }
+
+    #[test]
+    fn who_floods_the_queue_fills_no_instance_again_that_another_waits_for() {
+        let (alice, bob) = (UserId::new(), UserId::new());
+        let hers = instance(Status::Running, Some(alice), 1);
+        let flood = |count| {
+            let mut queue: Vec<Waiting> = (0..count).map(|it| waiting(alice, it)).collect();
+            queue.push(waiting(bob, 1_000));
+            queue
+        };
+        let up = |_| true;
+        let all = std::slice::from_ref(&hers);
+        // As much as her instance takes: bob waits until it is empty.
+        let assigned = assign(&flood(2), all, up, bounds(1, 2));
+        assert_eq!((assigned.places, assigned.claims), (vec![], vec![hers.id]));
+        // One more is hers to have; and there may be another instance.
+        let assigned = assign(&flood(1), all, up, bounds(1, 2));
+        assert_eq!((assigned.places.len(), assigned.claims), (1, vec![]));
+        let assigned = assign(&flood(2), all, up, bounds(2, 2));
+        assert_eq!((assigned.places.len(), assigned.claims), (1, vec![]));
+        // An empty one is given back, unless its holder asked for it by itself.
+        let mut empty = Instance {
+            sessions: 0,
+            ..hers
+        };
+        let queue = [waiting(bob, 1)];
+        let assigned = assign(&queue, std::slice::from_ref(&empty), up, bounds(1, 2));
+        assert_eq!(assigned.claims, [empty.id]);
+        empty.asked_for = true;
+        let assigned = assign(&queue, &[empty], up, bounds(1, 2));
+        assert_eq!(assigned, Assignment::default());
+    }
+
+    #[test]
+    fn no_more_is_claimed_than_those_who_wait_could_use() {
+        let bob = UserId::new();
+        let queue: Vec<Waiting> = (0..5).map(|it| waiting(bob, it)).collect();
+        let idle = || instance(Status::Running, Some(UserId::new()), 0);
+        let all: Vec<Instance> = (0..6).map(|_| idle()).collect();
+        // Five sessions, two on each, and he may have two.
+        let assigned = assign(&queue, &all, |_| true, bounds(6, 2));
+        assert_eq!(assigned.claims.len(), 2);
+        let mut going = all.clone();
+        going[0].status = Status::Stopping;
+        let assigned = assign(&queue, &going, |_| true, bounds(6, 2));
+        assert_eq!(assigned.claims.len(), 1);
     }
 
     #[test]
@@ -329,7 +482,17 @@ mod tests {
             let up: Vec<InstanceId> = all.iter().zip(&kinds).filter(|(_, kind)| kind.3).map(|(it, _)| it.id).collect();
             let queue: Vec<Waiting> = queue.iter().map(|(user, at)| Waiting { instances_max: own_max, ..waiting(users[usize::from(*user)], *at) }).collect();
             let mut rooms = all.clone();
-            let placed = assign(&queue, &all, |id| up.contains(&id));
+            let assigned = assign(&queue, &all, |id| up.contains(&id), bounds(4, 2));
+            for claim in &assigned.claims {
+                let room = all.iter().find(|it| it.id == *claim).expect("one of them");
+                let now_theirs = assigned.places.iter().find(|(_, _, it)| *it == Place::Free(*claim));
+                let holder = room.assigned_to.or(now_theirs.map(|(_, user, _)| *user));
+                let holder = holder.expect("somebody holds it");
+                prop_assert!(queue.iter().any(|it| it.user != holder));
+                let is_empty = room.sessions == 0 && now_theirs.is_none();
+                prop_assert!(is_empty || queue.iter().any(|it| it.user == holder));
+            }
+            let placed = assigned.places;
             for (session, user, place) in &placed {
                 prop_assert!(queue.iter().any(|it| it.session == *session && it.user == *user));
                 let (Place::Own(id, _) | Place::Free(id)) = place;

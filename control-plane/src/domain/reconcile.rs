@@ -86,8 +86,6 @@ pub enum Step {
     Missing(bool),
     /// Tell the machine or its agent to start anew.
     Restart(RestartMode),
-    /// Tell the agent to make itself clean.
-    Recycle,
     /// The holder has had it long enough; make it clean or end it.
     Release,
     /// Begin to end it.
@@ -236,6 +234,8 @@ fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
         }
         Some(MachineState::Stopped) => return Step::End("stopped_at_start").into(),
         Some(MachineState::Pending | MachineState::Running) => {}
+        // What had been there for a moment went by itself.
+        None if rules.is_exact() => return Step::End("terminated_at_start").into(),
         None => {
             if let Some(step) = absent(view, rules, now) {
                 return step.into();

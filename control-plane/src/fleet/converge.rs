@@ -97,6 +97,9 @@ impl Fleet {
     pub async fn converge(&self, lost: Lost<'_>) -> Result<Converged, Error> {
         self.read_pool().await?;
         let Some(lead) = self.lead.hold(&self.store).await? else {
+            // For those who wait here, and are told for how long and why.
+            let rows = self.store.instances().await?;
+            self.plan(&rows, clock::now()).await?;
             return Ok(Converged {
                 next: Some(RENEW_EVERY),
                 ..Converged::default()
@@ -485,17 +488,23 @@ impl Fleet {
     /// # Errors
     /// Where the database fails.
     pub async fn waiting(&self, queue: &[Queued]) -> Result<Vec<placement::Waiting>, Error> {
-        let mut limits: HashMap<UserId, (u32, Option<String>)> = HashMap::new();
+        type Limits = (u32, Option<String>);
+        let mut users: HashMap<UserId, (Option<Timestamp>, Limits)> = HashMap::new();
         let mut waiting = Vec::with_capacity(queue.len());
         for queued in queue {
-            let (instances_max, kind) = match limits.entry(queued.user) {
+            let (served_at, (instances_max, kind)) = match users.entry(queued.user) {
                 Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(place) => place.insert(self.limits_of(queued.user).await?).clone(),
+                Entry::Vacant(place) => {
+                    let served_at = self.store.last_served(queued.user).await?;
+                    let limits = self.limits_of(queued.user).await?;
+                    place.insert((served_at, limits)).clone()
+                }
             };
             waiting.push(placement::Waiting {
                 session: queued.session,
                 user: queued.user,
                 since: queued.since,
+                served_at,
                 instances_max,
                 kind,
             });
@@ -592,7 +601,7 @@ fn urgency(step: &Step) -> u8 {
         Step::End(_) | Step::Gone(_) | Step::Release => 0,
         Step::Adopt(_) | Step::Note(_) | Step::Missing(_) => 1,
         Step::Terminate => 2,
-        Step::HandToken | Step::Restart(_) | Step::Recycle => 3,
+        Step::HandToken | Step::Restart(_) => 3,
         Step::Send => 4,
         Step::Request => 5,
     }

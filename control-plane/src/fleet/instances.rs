@@ -169,7 +169,8 @@ impl Fleet {
     /// # Errors
     /// [`Error::InstanceNotRunning`]
     pub async fn drain(&self, row: &Instance) -> Result<(), Error> {
-        if row.draining.is_some() {
+        let is_there = matches!(row.status, Status::Provisioning | Status::Running);
+        if is_there && row.draining.is_some() {
             return Ok(());
         }
         let drains = self
@@ -235,8 +236,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends the instance that its holder has left idle the longest, for somebody who
-    /// waits. `false`: none is idle.
+    /// Takes back the instance that its holder has left idle the longest, for somebody
+    /// who waits. `false`: none is idle.
     ///
     /// # Errors
     /// Where the database fails.
@@ -246,16 +247,20 @@ impl Fleet {
             .filter(|it| it.takes_work() && it.sessions == 0 && !it.asked_for)
             .filter(|it| it.assigned_to.is_some())
             .min_by_key(|it| it.last_activity_at);
-        let Some(row) = idle else {
-            return Ok(false);
-        };
-        let now = clock::now();
-        let reclaimed = self
-            .store
-            .end_instance(row.id, "reclaimed", Unless::UsedSince(now), now)
-            .await?;
+        match idle {
+            Some(row) => self.reclaim(row).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Takes an idle instance back from its holder, for somebody who waits. `false`: it
+    /// was used meanwhile.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn reclaim(&self, row: &Instance) -> Result<bool, Error> {
+        let reclaimed = self.take_back(row, "reclaimed").await?;
         if reclaimed {
-            tracing::info!(instance.id = %row.id, reason = "reclaimed", "instance stopping");
             self.wake();
         }
         Ok(reclaimed)

@@ -12,7 +12,7 @@ use crate::domain::pool::Reuse;
 use crate::domain::reconcile::Step;
 use crate::error::Error;
 use crate::provider::Fault;
-use crate::store::instances::{Unless, before};
+use crate::store::instances::Unless;
 use crate::store::lead::LeadEpoch;
 
 impl Fleet {
@@ -49,8 +49,7 @@ impl Fleet {
             }
             Step::HandToken => self.hand_token(row).await,
             Step::Restart(mode) => self.restart(row, mode, lost).await,
-            Step::Recycle => Ok(false),
-            Step::Release => self.release(row, lost).await,
+            Step::Release => self.take_back(row, "idle").await,
             Step::End(reason) => self.begin_to_end(row, reason, lost).await,
             Step::Terminate => self.terminate(row).await,
             Step::Gone(reason) => {
@@ -169,7 +168,11 @@ impl Fleet {
             reason: "an administrator or the holder asked for it".into(),
         });
         let told = match mode {
-            RestartMode::Agent if self.tell(row.id, restart) => Ok(()),
+            // A machine that is the agent's process is gone with it: there it is the
+            // provider who starts another.
+            RestartMode::Agent if self.provider.outlives_us() && self.tell(row.id, restart) => {
+                Ok(())
+            }
             // Past an agent that does not hear.
             RestartMode::Agent => self.provider.restart_agent(reference).await,
             RestartMode::Reboot => self.provider.reboot(reference).await,
@@ -188,15 +191,18 @@ impl Fleet {
         Ok(true)
     }
 
-    /// The holder has left it idle for long enough: it is made clean for the next, or
-    /// ends.
-    async fn release(&self, row: &Instance, lost: Lost<'_>) -> Result<bool, Error> {
+    /// Takes an idle instance from its holder, unless it was used since the row was
+    /// read: it is made clean for the next, or ends.
+    pub(super) async fn take_back(
+        &self,
+        row: &Instance,
+        reason: &'static str,
+    ) -> Result<bool, Error> {
         let now = clock::now();
         let reusable = self.pool().reuse == Reuse::ProvenClean
             && self.is_reachable(row.id)
             && row.takes_work();
-        // Nobody has used it since it was looked at.
-        let unused_since = before(now, now.since(row.last_activity_at));
+        let unused_since = row.last_activity_at;
         if reusable {
             let begun = self
                 .store
@@ -205,19 +211,25 @@ impl Fleet {
             if begun {
                 let epoch = row.epoch.unsigned_abs();
                 self.tell(row.id, Body::Recycle(v1::Recycle { epoch }));
-                tracing::info!(instance.id = %row.id, "instance is made clean");
+                tracing::info!(instance.id = %row.id, reason, "instance is made clean");
             }
             return Ok(begun);
         }
         let ended = self
             .store
-            .end_instance(row.id, "idle", Unless::UsedSince(unused_since), now)
+            .end_instance(row.id, reason, Unless::UsedSince(unused_since), now)
             .await?;
         if ended {
-            tracing::info!(instance.id = %row.id, reason = "idle", "instance stopping");
-            lost(row.id, "instance_idle".into());
+            tracing::info!(instance.id = %row.id, reason, "instance stopping");
         }
         Ok(ended)
+    }
+
+    /// Whether an instance is being made clean of this lease: an agent may say late what
+    /// was true of an earlier one.
+    async fn is_being_cleaned(&self, instance: InstanceId, epoch: i64) -> Result<bool, Error> {
+        let row = self.store.instance(instance).await?;
+        Ok(row.is_some_and(|it| it.epoch == epoch && it.recycling_since.is_some()))
     }
 
     /// An agent has made itself clean, or could not.
@@ -235,7 +247,7 @@ impl Fleet {
             if self.store.recycled(instance, epoch, now).await? {
                 tracing::info!(instance.id = %instance, "instance is clean and nobody's");
             }
-        } else {
+        } else if self.is_being_cleaned(instance, epoch).await? {
             tracing::warn!(instance.id = %instance, ?residue, "something of the last holder is left; the instance ends");
             self.store
                 .end_instance(instance, "residue", Unless::UsedSince(now), now)

@@ -5,7 +5,7 @@
 //! good. So a control plane that was killed finds its agents again, and never
 //! ends a process that is not one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the child may take to read its token.
 const TOKEN_DEADLINE: Duration = Duration::from_secs(5);
+/// How many processes are remembered for how they ended: more than start in one round,
+/// so that each is still known when somebody asks why it is gone.
+const ENDS_MAX: usize = 64;
 const PROCESS_NOTE: &str = "process.json";
 /// The one kind and the one place that there are.
 const KIND: &str = "process";
@@ -65,6 +68,8 @@ pub struct Local {
     tokenless: Mutex<HashMap<String, ChildStdin>>,
     /// Those whose end is only half of a restart.
     restarting: Arc<Mutex<HashSet<String>>>,
+    /// How the last ones ended, by reference.
+    ends: Arc<Mutex<VecDeque<(String, String)>>>,
 }
 
 /// What is asked for, as the row keeps it.
@@ -98,6 +103,7 @@ impl Local {
             departures: Mutex::new(Some(departures)),
             tokenless: Mutex::default(),
             restarting: Arc::default(),
+            ends: Arc::default(),
         }
     }
 
@@ -166,10 +172,16 @@ impl Local {
     fn follow(&self, reference: String, folder: PathBuf, process: Process, mut child: Child) {
         let departed = self.departed.clone();
         let restarting = Arc::clone(&self.restarting);
+        let ends = Arc::clone(&self.ends);
         self.tasks.spawn("local instance", async move {
             match child.wait().await {
                 Ok(status) => {
                     tracing::info!(instance.id = reference, %status, "an agent's process ended");
+                    let mut ends = locked(&ends);
+                    if ends.len() == ENDS_MAX {
+                        ends.pop_front();
+                    }
+                    ends.push_back((reference.clone(), status.to_string()));
                 }
                 Err(error) => {
                     tracing::warn!(instance.id = reference, %error, "could not wait for an agent's process");
@@ -368,10 +380,14 @@ impl Provider for Local {
         Box::pin(self.start_anew(reference, Signal::SIGTERM))
     }
 
-    /// Agents write to this process's own log.
-    fn journal<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
+    /// Agents write to this process's own log; how one ended is all that is known here.
+    fn journal<'a>(&'a self, reference: &'a str) -> Answer<'a, String> {
+        let ends = locked(&self.ends);
+        let end = ends.iter().rfind(|(it, _)| it == reference);
+        let words = end.map(|(_, status)| format!("the agent's process ended: {status}"));
         let fault = "agents write to the log of the control plane";
-        Box::pin(async move { Err(failed("read a journal", Fault::NotFound, &fault)) })
+        let answer = words.ok_or_else(|| failed("read a journal", Fault::NotFound, &fault));
+        Box::pin(async move { answer })
     }
 
     fn hand_token<'a>(&'a self, reference: &'a str, token: &'a str) -> Answer<'a, ()> {

@@ -77,7 +77,8 @@ pub enum Opened {
 impl Sessions {
     /// Opens a session: where an instance is free, it is live when this returns.
     /// Where none is, this waits for up to `wait`; then the session goes on waiting
-    /// for as long as somebody asks after it. Goes on if the caller leaves.
+    /// for as long as somebody asks after it. Ends if the caller leaves before the
+    /// answer: nobody would know of it.
     ///
     /// # Errors
     /// [`Error::QuotaReached`], [`Error::NoCapacity`], or why its browser could
@@ -96,10 +97,16 @@ impl Sessions {
         let session = new_session(user, wish, &settings);
         let outlook = self.outlook_of(&session, limits.instances, wait).await?;
         let wait_until = session.created_at.plus(wait.max(TICKET_LIFE));
+        let mut caller = Caller {
+            sessions: Arc::clone(self),
+            session: session.id,
+            is_answered: false,
+        };
         let admitted = self
             .store
             .admit_session(&session, wait_until, limits.sessions);
         if !admitted.await? {
+            caller.is_answered = true;
             return Err(Error::QuotaReached {
                 name: "live_sessions",
                 limit: limits.sessions,
@@ -118,9 +125,9 @@ impl Sessions {
         self.openings.forget(id);
         if live? {
             let session = self.store.session(id).await?;
-            return Ok(Opened::Live(Box::new(
-                session.ok_or(Error::NotFound("session"))?,
-            )));
+            let session = session.ok_or(Error::NotFound("session"))?;
+            caller.is_answered = true;
+            return Ok(Opened::Live(Box::new(session)));
         }
         let session = self.store.session(id).await?;
         let session = session.ok_or(Error::NotFound("session"))?;
@@ -131,7 +138,19 @@ impl Sessions {
                 .await;
             return Err(self.full());
         }
+        caller.is_answered = true;
         Ok(Opened::Queued(ticket))
+    }
+
+    /// Ends a session whose caller left before they were told of it.
+    async fn abandon(&self, id: SessionId) {
+        let reason = "caller_left";
+        let Some(held) = self.registry.find(id) else {
+            return self.finish(id, reason, "").await;
+        };
+        if let Err(error) = self.wind_down(&held, reason).await {
+            tracing::warn!(session.id = %id, %error, "could not end a session whose caller left");
+        }
     }
 
     /// What a session can hope for.
@@ -155,6 +174,7 @@ impl Sessions {
             session: session.id,
             user: session.user,
             since: session.created_at,
+            served_at: None,
             instances_max,
             kind: None,
         };
@@ -292,6 +312,16 @@ impl Sessions {
         let decided = timeout(patience, phase.wait_for(|it| *it != Phase::Starting)).await;
         match decided.map(|it| it.map(|phase| phase.clone())) {
             Ok(Ok(Phase::Live)) => Ok(()),
+            Ok(Ok(Phase::Ending { reason })) => {
+                // Whoever ends it writes that down, and for which reason.
+                let over = phase.wait_for(|it| matches!(it, Phase::Ended { .. }));
+                let in_time = timeout(END_DEADLINE + ladder::SETTLE_GRACE, over).await;
+                if in_time.is_err() {
+                    tracing::warn!(session.id = %held.id, "a session's end took too long");
+                }
+                let reason = reason.to_owned();
+                Err(Error::SessionGone { reason })
+            }
             Ok(Ok(Phase::Ended { reason, message })) => Err(not_started(&reason, message)),
             Ok(_) => Err(Error::SessionGone {
                 reason: "ended".into(),
@@ -331,9 +361,13 @@ impl Sessions {
         session: &OwnedSession,
         reason: &'static str,
     ) -> Result<Session, Error> {
-        if let OwnedSession::Held(held) = session {
+        // One that waited when it was looked up may have begun since.
+        let held = match session {
+            OwnedSession::Held(held) => Some(Arc::clone(held)),
+            OwnedSession::Row(row) => self.registry.find(row.id),
+        };
+        if let Some(held) = held {
             let this = Arc::clone(self);
-            let held = Arc::clone(held);
             let work =
                 self.tasks.spawn(
                     "end session",
@@ -437,6 +471,28 @@ impl Sessions {
         self.relay.lose_session(id);
         self.fleet.wake();
         self.queued.send_modify(|count| *count += 1);
+    }
+}
+
+/// Who waits for the answer to their wish. Dropped before it is there: they have left,
+/// or are told of an error and no session.
+struct Caller {
+    sessions: Arc<Sessions>,
+    session: SessionId,
+    is_answered: bool,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let (sessions, session) = (Arc::clone(&self.sessions), self.session);
+        self.sessions
+            .tasks
+            .spawn("end an abandoned session", async move {
+                sessions.abandon(session).await;
+            });
     }
 }
 

@@ -12,13 +12,12 @@ use tokio::sync::watch;
 
 use super::{OwnedSession, Sessions};
 use crate::clock;
-use crate::domain::instance::Instance;
-use crate::domain::placement::{self, Place};
+use crate::domain::instance::{self, Instance};
+use crate::domain::placement::{self, Assignment, Bounds, Place};
 use crate::domain::session::Status;
 use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::fleet::phase_of;
-use crate::store::queue::Queued;
 
 /// How long a ticket is good without anybody asking after it.
 pub const TICKET_LIFE: Duration = Duration::from_secs(60);
@@ -167,7 +166,13 @@ impl Sessions {
         }
         let rows = self.fleet.rows().await?;
         let waiting = self.fleet.waiting(&queue).await?;
-        let places = placement::assign(&waiting, &rows, |id| self.fleet.is_reachable(id));
+        let pool = self.fleet.pool();
+        let bounds = Bounds {
+            instances: pool.max,
+            sessions_per_instance: pool.sessions_per_instance,
+        };
+        let reachable = |id| self.fleet.is_reachable(id);
+        let Assignment { places, claims } = placement::assign(&waiting, &rows, reachable, bounds);
         for (session, user, place) in places {
             let (instance, epoch) = match place {
                 Place::Own(instance, epoch) => {
@@ -195,34 +200,14 @@ impl Sessions {
             });
         }
         done.waiting = queue.len() - done.placed;
-        if done.waiting > 0 {
-            self.make_room(&queue, &rows).await?;
+        // Taken back for those whose turn it is; those that are in use follow later.
+        let empty = |it: &&Instance| claims.contains(&it.id) && it.sessions == 0;
+        for row in rows.iter().filter(empty) {
+            self.fleet.reclaim(row).await?;
         }
         // One of the warm ones is gone, or one more is needed.
         self.fleet.wake();
         Ok(done)
-    }
-
-    /// Where there may be no more instances, an idle one is taken back for those that
-    /// wait.
-    async fn make_room(&self, queue: &[Queued], rows: &[Instance]) -> Result<(), Error> {
-        let there = rows.iter().filter(|it| it.counts());
-        let coming = there.clone().any(|it| {
-            it.is_coming()
-                || it.status == crate::domain::instance::Status::Stopping
-                || it.recycling_since.is_some()
-        });
-        let full = there.count() >= self.fleet.pool().max as usize;
-        // What its own holder waits for is not idle.
-        let others: Vec<Instance> = rows
-            .iter()
-            .filter(|row| !queue.iter().any(|it| row.assigned_to == Some(it.user)))
-            .cloned()
-            .collect();
-        if full && !coming {
-            self.fleet.reclaim_one(&others).await?;
-        }
-        Ok(())
     }
 
     /// Where a session stands. Asking keeps it in the queue.
@@ -263,7 +248,11 @@ impl Sessions {
         // Those that started first are there first, and who is first gets them.
         let mut coming: Vec<&Instance> = rows.iter().filter(|it| it.is_coming()).collect();
         coming.sort_by_key(|it| it.created_at);
-        match coming.get(place) {
+        let own = rows.iter().find(|it| {
+            let theirs = it.assigned_to == Some(row.user) && it.draining.is_none();
+            theirs && it.status == instance::Status::Provisioning
+        });
+        match own.or(coming.get(place).copied()) {
             Some(instance) => {
                 let age = now.since(instance.launched_at.unwrap_or(instance.created_at));
                 ticket.estimate = Some(boot.saturating_sub(age).max(ASK_AGAIN));

@@ -129,7 +129,7 @@ impl Sessions {
     /// An agent's answer to OpenSession.
     pub async fn opened(&self, instance: InstanceId, report: v1::SessionOpened) -> Report {
         let Some(held) = self.reported(instance, &report.session_id, report.epoch) else {
-            return Report::Strange;
+            return self.opened_in_vain(instance, &report).await;
         };
         if let Some(rejection) = report.rejection {
             let rejection = Rejection::from(rejection);
@@ -152,6 +152,38 @@ impl Sessions {
             Err(error) => {
                 tracing::error!(session.id = %held.id, %error, "could not write a session's start");
             }
+        }
+        Report::Taken
+    }
+
+    /// A browser is there for a session that ended while it started: whoever ended it
+    /// could not say so to an agent that had not begun.
+    async fn opened_in_vain(&self, instance: InstanceId, report: &v1::SessionOpened) -> Report {
+        let Ok(id) = report.session_id.parse::<SessionId>() else {
+            return Report::Strange;
+        };
+        let row = match self.store.session(id).await {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::warn!(session.id = %id, %error, "could not read whose browser came up");
+                None
+            }
+        };
+        let was_its_own = row.is_some_and(|it| {
+            it.status == Status::Ended
+                && it.instance == Some(instance)
+                && it.epoch.unsigned_abs() == report.epoch
+        });
+        if !was_its_own {
+            return Report::Strange;
+        }
+        let end = Body::EndSession(v1::EndSession {
+            session_id: report.session_id.clone(),
+            epoch: report.epoch,
+        });
+        if let Err(error) = self.relay.say(instance, end) {
+            // Its next link says which sessions go on.
+            tracing::debug!(session.id = %id, %error, "could not tell an agent of a session's end");
         }
         Report::Taken
     }

@@ -2,7 +2,7 @@
 
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 
-use super::{Error, Store, column, parsed};
+use super::{Error, Store, column, parsed, time_or_null};
 use crate::domain::time::Timestamp;
 
 /// A session that waits.
@@ -40,6 +40,22 @@ impl Store {
             })
         })
         .collect()
+    }
+
+    /// When a session of this user last began; `None`: none did.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn last_served(&self, user: UserId) -> Result<Option<Timestamp>, Error> {
+        // They are served in the order in which they came, so the newest is the last.
+        let row = sqlx::query(
+            "select started_at from sessions where user_id = $1 and started_at is not null \
+             order by id desc limit 1",
+        )
+        .bind(user.to_string())
+        .fetch_optional(&self.read)
+        .await?;
+        row.map_or(Ok(None), |row| time_or_null(&row, "started_at"))
     }
 
     /// Notes that somebody waits for a session until then. `false`: it does not wait
@@ -112,16 +128,25 @@ impl Store {
         let leased = sqlx::query(
             "update instances set last_activity_at = $3 \
              where id = $1 and epoch = $2 and status = 'running' and draining_at is null \
-             and restart_at is null and recycling_since is null \
-             and (select count(*) from sessions where instance_id = $1 and status_rank < 4) \
-                 < sessions_max",
+             and restart_at is null and recycling_since is null returning sessions_max",
         )
         .bind(instance.to_string())
         .bind(epoch)
         .bind(now.0)
-        .execute(&mut *transaction)
+        .fetch_optional(&mut *transaction)
         .await?;
-        if leased.rows_affected() == 0 || !start_on(&mut transaction, id, instance, epoch).await? {
+        let Some(leased) = leased else {
+            return Ok(false);
+        };
+        // Counted once the row is ours: whoever held it until now may have placed one.
+        let held = sqlx::query(
+            "select count(*) as count from sessions where instance_id = $1 and status_rank < 4",
+        )
+        .bind(instance.to_string())
+        .fetch_one(&mut *transaction)
+        .await?;
+        let full = column::<i64>(&held, "count")? >= column::<i64>(&leased, "sessions_max")?;
+        if full || !start_on(&mut transaction, id, instance, epoch).await? {
             return Ok(false);
         }
         transaction.commit().await?;

@@ -224,6 +224,14 @@ impl Store {
             .bind(activity.title.as_str())
             .execute(&mut *transaction)
             .await?;
+            sqlx::query(
+                "update instances set last_activity_at = $2 where last_activity_at < $2 \
+                 and id = (select instance_id from sessions where id = $1)",
+            )
+            .bind(activity.session.to_string())
+            .bind(activity.at.0)
+            .execute(&mut *transaction)
+            .await?;
         }
         transaction.commit().await?;
         Ok(())

@@ -226,7 +226,7 @@ impl Leader {
             Step::End(_) | Step::Gone(_) | Step::Release => 0,
             Step::Adopt(_) | Step::Note(_) | Step::Missing(_) => 1,
             Step::Terminate => 2,
-            Step::HandToken | Step::Restart(_) | Step::Recycle => 3,
+            Step::HandToken | Step::Restart(_) => 3,
             Step::Send => 4,
             Step::Request => 5,
         });
@@ -309,7 +309,6 @@ impl Leader {
                 life.one_more(world)?;
                 world.rows.restart_told(id, now);
             }
-            Step::Recycle => {}
             Step::Release => Self::release(world, look, row, life)?,
             Step::End(reason) => {
                 let unless = match reason {
