@@ -209,6 +209,7 @@ impl Sessions {
         let there = rows.iter().filter(|it| it.counts());
         let coming = there.clone().any(|it| {
             it.is_coming()
+                || it.is_parked()
                 || it.status == crate::domain::instance::Status::Stopping
                 || it.recycling_since.is_some()
         });
@@ -265,7 +266,9 @@ impl Sessions {
         coming.sort_by_key(|it| it.created_at);
         match coming.get(place) {
             Some(instance) => {
-                let age = now.since(instance.launched_at.unwrap_or(instance.created_at));
+                let again = instance.parking.map(|it| it.at);
+                let begun = again.or(instance.launched_at);
+                let age = now.since(begun.unwrap_or(instance.created_at));
                 ticket.estimate = Some(boot.saturating_sub(age).max(ASK_AGAIN));
                 ticket.boot_phase = Some(phase_of(instance));
                 ticket.reason = "instance_starting";
