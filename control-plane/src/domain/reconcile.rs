@@ -251,10 +251,11 @@ fn stopping(view: &View<'_>, parking: &Parking, rules: Rules, now: Timestamp) ->
         Ok(true) => Step::Stopped.into(),
         Err(end) => end.into(),
         Ok(false) if deadline <= now => Step::End("stop_timeout").into(),
-        // It is looked for often: what comes next waits for it.
-        Ok(false) => stop_again(parking, now)
-            .or(|| noted(view))
-            .or(|| Next::at(now.plus(END_LOOK).min(deadline))),
+        Ok(false) => stop_again(parking, now).or(|| noted(view)).or(|| {
+            // It is looked for often where it is shown: what comes next waits for it.
+            let look = view.machine.map(|_| now.plus(END_LOOK));
+            Next::at(look.map_or(deadline, |it| it.min(deadline)))
+        }),
     }
 }
 
