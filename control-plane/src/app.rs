@@ -200,6 +200,7 @@ impl App {
         };
         let wanted = fleet::Settings {
             warm: pool.warm,
+            stopped: pool.stopped,
             max: pool.max,
             sessions_per_instance: pool.sessions_per_instance,
             idle: pool.idle,

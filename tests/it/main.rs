@@ -14,6 +14,7 @@ mod databases;
 mod dialogs;
 mod ec2;
 mod ec2_crashes;
+mod ec2_parked;
 mod ec2_provider;
 mod enrolment;
 mod first_browser;

@@ -75,6 +75,7 @@ async fn instance_in(store: &Store) -> InstanceId {
         generation: 1,
         kind: None,
         holder: None,
+        parks: false,
         at: NOW,
     };
     let wanted = store.want_instance(&instance, u32::MAX, None).await;

@@ -248,6 +248,7 @@ impl From<InstanceReport> for StatusView {
 #[derive(Debug, Serialize)]
 pub struct PoolView {
     warm: u32,
+    stopped: u32,
     max: u32,
     idle_minutes: u64,
     instance_types: Vec<String>,
@@ -297,6 +298,7 @@ impl From<PoolReport> for PoolView {
         let offerings = || it.pool.offerings.iter();
         Self {
             warm: it.pool.warm,
+            stopped: it.pool.stopped,
             max: it.pool.max,
             idle_minutes: it.pool.idle.as_secs() / 60,
             instance_types: distinct(offerings().map(|it| it.kind.clone())),

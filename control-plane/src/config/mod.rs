@@ -86,6 +86,8 @@ pub struct Pool {
     pub browser_executable: Option<PathBuf>,
     /// How many instances are kept ready and unassigned.
     pub warm: u32,
+    /// How many are kept stopped, to be started again.
+    pub stopped: u32,
     /// How many instances there may be.
     pub max: u32,
     /// How many sessions one instance holds.
@@ -261,6 +263,7 @@ pub const KEYS: &[&str] = &[
     "LOCAL_AGENT",
     "BROWSER_EXECUTABLE",
     "POOL_WARM",
+    "POOL_STOPPED",
     "POOL_MAX",
     "SESSIONS_PER_INSTANCE",
     "SESSIONS_PER_USER",
@@ -327,6 +330,9 @@ impl Settings<'_> {
         let pool = self.pool();
         let agents = self.agents();
         let provider = self.provider();
+        if pool.stopped > 0 {
+            self.can_stop(&provider);
+        }
         if matches!(provider, Provider::Ec2(_)) && self.text("AGENT_ADDRESS").is_none() {
             self.can_be_dialed(agents.address);
         }
@@ -358,6 +364,18 @@ impl Settings<'_> {
                 Provider::Local
             }
         }
+    }
+
+    /// Machines of the pool are to be stopped and started again.
+    fn can_stop(&mut self, provider: &Provider) {
+        let cannot = match provider {
+            Provider::Local => "processes are",
+            Provider::Ec2(it) if it.market == MarketOrder::Spot => "spot machines are",
+            Provider::Ec2(_) => return,
+        };
+        self.faults.push(format!(
+            "{PREFIX}POOL_STOPPED has to be 0: {cannot} not stopped and started again"
+        ));
     }
 
     /// What agents dial.
@@ -443,12 +461,19 @@ impl Settings<'_> {
                 "{PREFIX}POOL_WARM is {warm}, which is more than {PREFIX}POOL_MAX, {max}"
             ));
         }
+        let stopped = self.number("POOL_STOPPED", 0, 0, 1_000);
+        if stopped > max {
+            self.faults.push(format!(
+                "{PREFIX}POOL_STOPPED is {stopped}, which is more than {PREFIX}POOL_MAX, {max}"
+            ));
+        }
         Pool {
             agent: self
                 .text("LOCAL_AGENT")
                 .map_or_else(agent_beside_us, PathBuf::from),
             browser_executable: self.text("BROWSER_EXECUTABLE").map(PathBuf::from),
             warm,
+            stopped,
             max,
             sessions_per_instance: self.number("SESSIONS_PER_INSTANCE", 8, 1, 1_000),
             sessions_per_user: self.number("SESSIONS_PER_USER", 100, 1, 100_000),

@@ -125,6 +125,52 @@ pub struct Attempt {
     pub sends: i64,
 }
 
+/// How far an instance is that is to be stopped after its first start, and started
+/// again once it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// It boots, and will be stopped once its agent has said a word.
+    Wanted,
+    /// Its agent has; its machine is told to stop.
+    Stopping,
+    /// Its machine was seen stopped. It costs a disk only.
+    Stopped,
+    /// It is needed: its machine is told to start, and it is like any that boots.
+    Starting,
+}
+
+impl Stage {
+    /// As it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wanted => "wanted",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+        }
+    }
+
+    /// As it was stored.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::Wanted, Self::Stopping, Self::Stopped, Self::Starting]
+            .into_iter()
+            .find(|it| it.as_str() == text)
+    }
+}
+
+/// That an instance is one of those that are stopped and started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parking {
+    /// How far it is.
+    pub stage: Stage,
+    /// Since when.
+    pub at: Timestamp,
+    /// When its machine was last told so, in this stage.
+    pub told_at: Option<Timestamp>,
+}
+
 /// Something that is so since some time, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Since {
@@ -233,6 +279,9 @@ pub struct Instance {
     pub status_at: Timestamp,
     /// A restart that is under way.
     pub restart: Option<Restart>,
+    /// Whether it is one of those that are stopped and started again; afterwards,
+    /// that it was.
+    pub parking: Option<Parking>,
     /// Whether it is being made clean for the next holder, since when.
     pub recycling_since: Option<Timestamp>,
     /// How many holders it had.
@@ -278,6 +327,28 @@ impl Instance {
     /// Whether it is nobody's and on its way to be somebody's.
     #[must_use]
     pub fn is_coming(&self) -> bool {
+        self.is_on_its_way() && self.parking.is_none_or(|it| it.stage == Stage::Starting)
+    }
+
+    /// Whether it is stopped, or will be before anybody gets it.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.is_on_its_way() && !self.is_coming()
+    }
+
+    /// Whether its machine boots for the first time, and is nobody's.
+    #[must_use]
+    pub fn is_booting(&self) -> bool {
+        self.is_coming() || self.is_parked_at(Stage::Wanted)
+    }
+
+    /// Whether it is parked and this far.
+    #[must_use]
+    pub fn is_parked_at(&self, stage: Stage) -> bool {
+        self.is_parked() && self.parking.is_some_and(|it| it.stage == stage)
+    }
+
+    fn is_on_its_way(&self) -> bool {
         self.status == Status::Provisioning && self.assigned_to.is_none() && self.draining.is_none()
     }
 }
@@ -319,6 +390,7 @@ impl Instance {
             end_asked_at: None,
             status_at: now,
             restart: None,
+            parking: None,
             recycling_since: None,
             uses: 0,
             left_behind: false,
@@ -346,6 +418,21 @@ impl Instance {
             enrolled_at: Some(now),
             ready_at: Some(now),
             ..Self::fresh(now)
+        }
+    }
+
+    /// One that booted then, and is this far on its way to be stopped or back.
+    pub(crate) fn parked(stage: Stage, now: Timestamp) -> Self {
+        let parking = Parking {
+            stage,
+            at: now,
+            told_at: None,
+        };
+        Self {
+            status: Status::Provisioning,
+            ready_at: None,
+            parking: Some(parking),
+            ..Self::ready(now)
         }
     }
 }

@@ -24,6 +24,12 @@ impl Market {
             Self::Spot => "spot",
         }
     }
+
+    /// Whether a machine of it can be stopped and started again by us.
+    #[must_use]
+    pub fn can_stop(self) -> bool {
+        self == Self::OnDemand
+    }
 }
 
 /// One way to have a machine: of which kind, where, on which market.

@@ -6,6 +6,7 @@
 //! ready    running, healthy, nobody's        warm  = max(wanted, what arrives while one boots)
 //! coming   provisioning, nobody's            launch  up to   warm + waiting - ready - coming
 //! held     somebody's                        retire  what is ready and too much, for two minutes
+//! parked   stopped, or on its way to be      wake    those first, launch what is missing then
 //! ```
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::InstanceId;
 use serde::{Deserialize, Serialize};
 
-use super::instance::{Instance, Status};
+use super::instance::{Instance, Stage, Status};
 use super::time::Timestamp;
 
 /// How long there has to be too much of something before any of it ends: demand
@@ -70,6 +71,10 @@ impl std::str::FromStr for Reuse {
 pub struct Target {
     /// Instances that are ready and nobody's.
     pub warm: u32,
+    /// Instances that are stopped and can be started again.
+    pub stopped: u32,
+    /// How old a stopped one gets: its agent has to be known still when it starts.
+    pub stopped_age: Duration,
     /// Instances at the most.
     pub max: u32,
     /// How long one that is too much is kept.
@@ -98,6 +103,8 @@ pub struct Launches {
     pub failed_at: Option<Timestamp>,
     /// Until when every offering is left alone.
     pub exhausted_until: Option<Timestamp>,
+    /// Until when no stopped one is started: there was no room for one.
+    pub starts_paused_until: Option<Timestamp>,
     /// Instances that were ended for their health within [`REPLACEMENT_WINDOW`].
     pub replaced: u32,
     /// Whether one of the target's generation was ever ready.
@@ -107,8 +114,12 @@ pub struct Launches {
 /// What is to be done, and since when there is too much.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Which stopped ones are to be started.
+    pub wake: Vec<InstanceId>,
     /// How many more are to be launched.
     pub launch: u32,
+    /// How many more are to be launched to be stopped.
+    pub park: u32,
     /// Which are to end, and why.
     pub retire: Vec<(InstanceId, &'static str)>,
     /// Since when there are too many.
@@ -139,17 +150,28 @@ pub fn plan(
 
     let mut plan = Plan::default();
     let missing = (warm + demand.waiting).saturating_sub(ready + coming);
+    wake(&mut plan, rows, target, launches, missing, now);
+    let missing = missing - size(plan.wake.len());
     let room = target.max.saturating_sub(there);
     plan.launch = missing.min(room).min(LAUNCHES_PER_ROUND);
+    // What is needed now comes before what may be needed later.
+    let parked = size(count(&Instance::is_parked)) - size(plan.wake.len());
+    plan.park = target
+        .stopped
+        .saturating_sub(parked)
+        .min(room - plan.launch)
+        .min(LAUNCHES_PER_ROUND - plan.launch);
     if missing > room {
         plan.held_back = Some("maximum");
     }
-    hold_back(&mut plan, coming, launches, now);
-    if plan.launch > 1 && !launches.generation_proven && ready > 0 {
+    let booting = size(count(&Instance::is_booting));
+    hold_back(&mut plan, booting, launches, now);
+    if plan.launch + plan.park > 1 && !launches.generation_proven && ready > 0 {
         // One of a new making first, as long as there are others to live on.
-        plan.launch = u32::from(coming == 0);
+        plan.launch_at_most(u32::from(booting == 0));
     }
 
+    retire_parked(&mut plan, rows, target, now);
     replace_unhealthy(&mut plan, rows, launches, there, now);
     retire_surplus(
         &mut plan,
@@ -161,6 +183,69 @@ pub fn plan(
     );
     renew(&mut plan, rows, target, launches, now);
     plan
+}
+
+impl Plan {
+    fn launch_at_most(&mut self, most: u32) {
+        self.launch = self.launch.min(most);
+        self.park = self.park.min(most - self.launch);
+    }
+}
+
+/// Starts stopped ones where some are missing, the newest first.
+fn wake(
+    plan: &mut Plan,
+    rows: &[Instance],
+    target: &Target,
+    launches: &Launches,
+    missing: u32,
+    now: Timestamp,
+) {
+    let mut stopped: Vec<&Instance> = rows
+        .iter()
+        .filter(|it| it.is_parked_at(Stage::Stopped) && parked_until(it, target) > now)
+        .collect();
+    if missing == 0 || stopped.is_empty() {
+        return;
+    }
+    if let Some(until) = launches.starts_paused_until.filter(|until| *until > now) {
+        note_due(plan, until);
+        return;
+    }
+    stopped.sort_by_key(|it| std::cmp::Reverse((it.generation, it.created_at, it.id)));
+    let most = missing.min(LAUNCHES_PER_ROUND) as usize;
+    plan.wake = stopped.iter().take(most).map(|it| it.id).collect();
+}
+
+/// When a parked one is too old: it counts from the proof that its agent was given.
+fn parked_until(row: &Instance, target: &Target) -> Timestamp {
+    row.enrolled_at
+        .unwrap_or(row.created_at)
+        .plus(target.stopped_age)
+}
+
+/// Lets stopped ones go that are too old, or too many. They cost nobody a boot.
+fn retire_parked(plan: &mut Plan, rows: &[Instance], target: &Target, now: Timestamp) {
+    let mut kept: Vec<&Instance> = Vec::new();
+    for row in rows.iter().filter(|it| it.is_parked()) {
+        if plan.wake.contains(&row.id) {
+            continue;
+        }
+        let until = parked_until(row, target);
+        // One that boots has a deadline of its own.
+        if row.is_parked_at(Stage::Wanted) {
+            kept.push(row);
+        } else if until <= now {
+            plan.retire.push((row.id, "age"));
+        } else {
+            note_due(plan, until);
+            kept.push(row);
+        }
+    }
+    kept.sort_by_key(|it| (it.generation, it.created_at, it.id));
+    let surplus = kept.len().saturating_sub(target.stopped as usize);
+    let surplus = kept.iter().take(surplus).map(|it| (it.id, "surplus"));
+    plan.retire.extend(surplus);
 }
 
 /// How many are to be ready: as many as are wanted, or as many as get a holder
@@ -184,12 +269,12 @@ fn warm(target: &Target, demand: &Demand, held: u32) -> u32 {
 }
 
 /// Launches fewer where launches fail, or where nothing is to be had.
-fn hold_back(plan: &mut Plan, coming: u32, launches: &Launches, now: Timestamp) {
-    if plan.launch == 0 {
+fn hold_back(plan: &mut Plan, booting: u32, launches: &Launches, now: Timestamp) {
+    if plan.launch + plan.park == 0 {
         return;
     }
     if let Some(until) = launches.exhausted_until.filter(|until| *until > now) {
-        plan.launch = 0;
+        plan.launch_at_most(0);
         plan.held_back = Some("no_capacity");
         note_due(plan, until);
         return;
@@ -203,13 +288,13 @@ fn hold_back(plan: &mut Plan, coming: u32, launches: &Launches, now: Timestamp) 
         .saturating_mul(2_u32.saturating_pow(more))
         .min(PROBE_WAIT_MAX);
     let again = launches.failed_at.map_or(now, |it| it.plus(wait));
-    if coming > 0 {
-        plan.launch = 0;
+    if booting > 0 {
+        plan.launch_at_most(0);
     } else if again > now {
-        plan.launch = 0;
+        plan.launch_at_most(0);
         note_due(plan, again);
     } else {
-        plan.launch = 1;
+        plan.launch_at_most(1);
     }
 }
 
@@ -221,6 +306,7 @@ fn replace_unhealthy(
     now: Timestamp,
 ) {
     let most = part(there, REPLACEMENT_PART).saturating_sub(launches.replaced as usize);
+    let mut replaced = 0;
     for row in rows {
         let Some(unhealthy) = &row.unhealthy else {
             continue;
@@ -232,8 +318,9 @@ fn replace_unhealthy(
         let due = unhealthy.at.plus(UNHEALTHY_LASTS);
         if due > now {
             note_due(plan, due);
-        } else if plan.retire.len() < most {
+        } else if replaced < most {
             plan.retire.push((row.id, "unhealthy"));
+            replaced += 1;
         }
     }
 }
@@ -282,11 +369,14 @@ fn retire_surplus(
 /// Lets one instance of an older making, or one that is old itself, go at a time,
 /// once there is another of the new making to take its place.
 fn renew(plan: &mut Plan, rows: &[Instance], target: &Target, launches: &Launches, now: Timestamp) {
-    let free = |it: &&Instance| it.takes_work() && it.assigned_to.is_none();
+    let free = |it: &&Instance| {
+        (it.takes_work() && it.assigned_to.is_none()) || it.is_parked_at(Stage::Stopped)
+    };
     let under_way = rows
         .iter()
-        .any(|it| it.status == Status::Stopping || it.is_coming());
-    if under_way || !plan.retire.is_empty() || plan.launch > 0 || !launches.generation_proven {
+        .any(|it| it.status == Status::Stopping || it.is_booting());
+    let begun = plan.launch + plan.park > 0 || !plan.wake.is_empty();
+    if under_way || begun || !plan.retire.is_empty() || !launches.generation_proven {
         return;
     }
     let stale = rows.iter().filter(free).find_map(|it| {
@@ -326,6 +416,8 @@ mod tests {
     fn target(warm: u32, max: u32) -> Target {
         Target {
             warm,
+            stopped: 0,
+            stopped_age: Duration::from_secs(12 * 60 * 60),
             max,
             idle: Duration::from_secs(300),
             generation: 1,
@@ -463,6 +555,55 @@ mod tests {
         assert_eq!(plan.retire, [(rows[0].id, "generation")]);
     }
 
+    #[test]
+    fn stopped_ones_are_started_before_any_is_launched_and_filled_up_last() {
+        let rows = [Instance::parked(Stage::Stopped, NOW)];
+        let wanted = Target {
+            stopped: 2,
+            ..target(1, 4)
+        };
+        let now = first(&rows, &wanted, &demand(1), &fine());
+        assert_eq!(now.wake, [rows[0].id]);
+        assert_eq!((now.launch, now.park), (1, 2));
+        // What is needed comes first where there is little room.
+        let tight = Target { max: 3, ..wanted };
+        let now = first(&rows, &tight, &demand(1), &fine());
+        assert_eq!((now.wake.len(), now.launch, now.park), (1, 1, 1));
+        let idle = first(&rows, &target(0, 4), &demand(0), &fine());
+        assert_eq!(idle.retire, [(rows[0].id, "surplus")]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_now_is_left_and_another_launched() {
+        let rows = [Instance::parked(Stage::Stopped, NOW)];
+        let wanted = Target {
+            stopped: 1,
+            ..target(1, 4)
+        };
+        let until = NOW.plus(Duration::from_secs(9));
+        let paused = Launches {
+            starts_paused_until: Some(until),
+            ..fine()
+        };
+        let now = first(&rows, &wanted, &demand(0), &paused);
+        assert_eq!((now.wake.len(), now.launch, now.due), (0, 1, Some(until)));
+        let then = plan(&rows, &wanted, &demand(0), &paused, None, until);
+        assert_eq!((then.wake.len(), then.launch), (1, 0));
+    }
+
+    #[test]
+    fn a_stopped_one_whose_proof_grows_old_is_replaced_and_never_started() {
+        let wanted = Target {
+            stopped: 1,
+            ..target(1, 4)
+        };
+        let rows = [Instance::parked(Stage::Stopped, NOW)];
+        let old = NOW.plus(wanted.stopped_age);
+        let plan = plan(&rows, &wanted, &demand(0), &fine(), None, old);
+        assert_eq!(plan.retire, [(rows[0].id, "age")]);
+        assert_eq!((plan.wake.len(), plan.launch), (0, 1));
+    }
+
     fn row_of(kind: u8, age_seconds: u32, sessions: i64) -> Instance {
         let then = Timestamp(NOW.0 - i64::from(age_seconds) * 1_000_000);
         let mut row = Instance::ready(then);
@@ -482,6 +623,10 @@ mod tests {
                 });
             }
             6 => row.generation = 0,
+            8 => row = Instance::parked(Stage::Wanted, then),
+            9 => row = Instance::parked(Stage::Stopping, then),
+            10 => row = Instance::parked(Stage::Stopped, then),
+            11 => row = Instance::parked(Stage::Starting, then),
             _ => {
                 row = Instance::fresh(then);
                 row.assigned_to = Some(UserId::new());
@@ -497,8 +642,20 @@ mod tests {
                 row.status = Status::Stopping;
             }
         }
+        for row in rows.iter_mut().filter(|it| plan.wake.contains(&it.id)) {
+            *row = Instance {
+                id: row.id,
+                ..Instance::parked(Stage::Starting, row.created_at)
+            };
+        }
         for _ in 0..plan.launch {
             rows.push(Instance::fresh(NOW));
+        }
+        for _ in 0..plan.park {
+            rows.push(Instance {
+                parking: Instance::parked(Stage::Wanted, NOW).parking,
+                ..Instance::fresh(NOW)
+            });
         }
     }
 
@@ -506,8 +663,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(3_000))]
         #[test]
         fn a_plan_keeps_to_the_limits_and_applied_says_nothing_more(
-            kinds in proptest::collection::vec((0..8u8, 0..200_000u32, 0..3i64), 0..40),
+            kinds in proptest::collection::vec((0..12u8, 0..200_000u32, 0..3i64), 0..40),
             warm in 0..20u32,
+            stopped in 0..20u32,
             max in 1..60u32,
             waiting in 0..20u32,
             arrivals in 0.0..1.0f64,
@@ -516,7 +674,7 @@ mod tests {
             proven in any::<bool>(),
         ) {
             let mut rows: Vec<Instance> = kinds.iter().map(|(kind, age, sessions)| row_of(*kind, *age, *sessions)).collect();
-            let target = target(warm.min(max), max);
+            let target = Target { stopped, ..target(warm.min(max), max) };
             let demand = Demand { arrivals_per_second: arrivals, ..demand(waiting) };
             let mut launches = Launches {
                 failures_in_a_row: failures,
@@ -524,6 +682,7 @@ mod tests {
                 replaced,
                 generation_proven: proven,
                 exhausted_until: None,
+                starts_paused_until: None,
             };
             let since = Some(Timestamp(NOW.0 - 200_000_000));
             let mut surplus_since = since;
@@ -531,14 +690,21 @@ mod tests {
             loop {
                 let there_before = rows.iter().filter(|it| it.counts()).count();
                 let plan = plan(&rows, &target, &demand, &launches, surplus_since, NOW);
-                prop_assert!(plan.launch <= LAUNCHES_PER_ROUND);
-                prop_assert!(plan.launch == 0 || there_before + plan.launch as usize <= max as usize);
+                let more = plan.launch + plan.park;
+                prop_assert!(more <= LAUNCHES_PER_ROUND);
+                prop_assert!(more == 0 || there_before + more as usize <= max as usize);
+                for id in &plan.wake {
+                    let row = rows.iter().find(|it| it.id == *id).expect("one of them");
+                    prop_assert!(row.is_parked_at(Stage::Stopped), "{row:?}");
+                    prop_assert!(plan.retire.iter().all(|(retired, _)| retired != id));
+                }
                 for (id, why) in &plan.retire {
                     let row = rows.iter().find(|it| it.id == *id).expect("one of them");
-                    prop_assert!(row.status == Status::Running && row.sessions == 0, "{why}: {row:?}");
+                    let ends = row.status == Status::Running || row.is_parked();
+                    prop_assert!(ends && row.sessions == 0, "{why}: {row:?}");
                     prop_assert!(row.assigned_to.is_none() || *why == "unhealthy");
                 }
-                if plan.launch == 0 && plan.retire.is_empty() {
+                if more == 0 && plan.retire.is_empty() && plan.wake.is_empty() {
                     break;
                 }
                 launches.replaced += size(plan.retire.iter().filter(|(_, why)| *why == "unhealthy").count());

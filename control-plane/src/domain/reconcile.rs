@@ -6,6 +6,8 @@
 //! wanted, refused ─▶ Request        running ─ gone, stopped, silent, idle, drained ─▶ End
 //! unsent, sent ────▶ Send           stopping ─ there ─▶ Terminate, again every minute
 //! accepted ────────▶ HandToken      stopping, error ─ gone ─▶ Gone
+//! to be stopped ───▶ Stop, again until it is seen ─▶ Stopped
+//! to be started ───▶ Start, again as long as it is stopped
 //! ```
 //! "Gone" is believed at once where the provider says so by name, and only after
 //! two looks and some minutes where it merely does not show a machine; never while
@@ -19,7 +21,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::ladder;
 
-use super::instance::{Attempt, AttemptState, Instance, RestartMode, Status};
+use super::instance::{Attempt, AttemptState, Instance, Parking, RestartMode, Stage, Status};
 use super::machine::{Machine, MachineState};
 use super::time::Timestamp;
 
@@ -39,6 +41,14 @@ const NOT_YET_WAIT: Duration = Duration::from_secs(10);
 const END_LOOK: Duration = Duration::from_secs(2);
 /// How soon a machine's end is asked for again.
 const END_AGAIN: Duration = Duration::from_secs(60);
+/// How soon a machine is told again to stop that runs still. It takes seconds; one
+/// that hibernates takes a minute.
+const STOP_AGAIN: Duration = Duration::from_secs(60);
+/// How soon a machine is told again to start that is stopped still: one that is
+/// just stopping cannot be started until it has.
+const START_AGAIN: Duration = Duration::from_secs(5);
+/// How long a machine may take to stop; it is ended where it does not.
+const STOP_DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// How long a machine may take to end before somebody is told.
 pub const END_ALARM: Duration = Duration::from_secs(15 * 60);
 /// Time between the two looks that it takes to believe that something is absent,
@@ -86,6 +96,12 @@ pub enum Step {
     Missing(bool),
     /// Tell the machine or its agent to start anew.
     Restart(RestartMode),
+    /// Tell the machine to stop (again).
+    Stop,
+    /// Write down that it has.
+    Stopped,
+    /// Tell the machine to start (again).
+    Start,
     /// The holder has had it long enough; make it clean or end it.
     Release,
     /// Begin to end it.
@@ -158,7 +174,11 @@ impl Next {
 pub fn next(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
     match view.row.status {
         Status::Provisioning => match view.row.attempt.state {
-            AttemptState::Accepted => booting(view, rules, now),
+            AttemptState::Accepted => match view.row.parking {
+                Some(it) if it.stage == Stage::Stopping => stopping(view, &it, rules, now),
+                Some(it) if it.stage == Stage::Stopped => stopped(view, &it, rules, now),
+                _ => booting(view, rules, now),
+            },
             _ => launching(view, now),
         },
         Status::Running => running(view, rules, now),
@@ -222,9 +242,57 @@ fn due_or(due: Timestamp, now: Timestamp, step: impl FnOnce() -> Step) -> Next {
     }
 }
 
+/// One whose agent has said a word, and which is needed later.
+fn stopping(view: &View<'_>, parking: &Parking, rules: Rules, now: Timestamp) -> Next {
+    let deadline = parking.at.plus(STOP_DEADLINE);
+    match at_rest(view, rules, now) {
+        Ok(true) => Step::Stopped.into(),
+        Err(end) => end.into(),
+        Ok(false) if deadline <= now => Step::End("stop_timeout").into(),
+        Ok(false) => stop_again(parking, now).or(|| noted(view)).or(|| {
+            // It is looked for often where it is shown: what comes next waits for it.
+            let look = view.machine.map(|_| now.plus(END_LOOK));
+            Next::at(look.map_or(deadline, |it| it.min(deadline)))
+        }),
+    }
+}
+
+/// One that waits until it is needed. Nobody expects to hear of its agent.
+fn stopped(view: &View<'_>, parking: &Parking, rules: Rules, now: Timestamp) -> Next {
+    match at_rest(view, rules, now) {
+        Err(end) => end.into(),
+        Ok(true) => noted(view),
+        // Lists lag, or somebody started it.
+        Ok(false) if view.machine.is_some() => stop_again(parking, now).or(|| noted(view)),
+        Ok(false) => Next::nothing(),
+    }
+}
+
+/// Whether a parked one's machine has stopped; or what is to be done where it is gone.
+fn at_rest(view: &View<'_>, rules: Rules, now: Timestamp) -> Result<bool, Step> {
+    if view.row.draining.is_some() {
+        return Err(Step::End("deleted"));
+    }
+    match view.machine.map(|it| it.state) {
+        Some(MachineState::Terminated | MachineState::ShuttingDown) => {
+            Err(Step::End("instance_terminated"))
+        }
+        Some(MachineState::Stopped) => Ok(true),
+        Some(MachineState::Pending | MachineState::Running) => Ok(false),
+        None => absent(view, rules, now).map_or(Ok(false), Err),
+    }
+}
+
+fn stop_again(parking: &Parking, now: Timestamp) -> Next {
+    let again = parking.told_at.map_or(now, |at| at.plus(STOP_AGAIN));
+    due_or(again, now, || Step::Stop)
+}
+
 fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
     let row = view.row;
+    let starting = row.parking.filter(|it| it.stage == Stage::Starting);
     let launched_at = row.launched_at.unwrap_or(row.attempt.at);
+    let deadline = starting.map_or(launched_at, |it| it.at).plus(rules.boot);
     if row.draining.is_some() {
         return Step::End("deleted").into();
     }
@@ -232,7 +300,14 @@ fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
         Some(MachineState::Terminated | MachineState::ShuttingDown) => {
             return Step::End("terminated_at_start").into();
         }
-        Some(MachineState::Stopped) => return Step::End("stopped_at_start").into(),
+        Some(MachineState::Stopped) => match starting {
+            Some(it) if deadline > now => {
+                let again = it.told_at.map_or(now, |at| at.plus(START_AGAIN));
+                return due_or(again, now, || Step::Start);
+            }
+            Some(_) => {}
+            None => return Step::End("stopped_at_start").into(),
+        },
         Some(MachineState::Pending | MachineState::Running) => {}
         // What had been there for a moment went by itself.
         None if rules.is_exact() => return Step::End("terminated_at_start").into(),
@@ -242,7 +317,6 @@ fn booting(view: &View<'_>, rules: Rules, now: Timestamp) -> Next {
             }
         }
     }
-    let deadline = launched_at.plus(rules.boot);
     if deadline <= now {
         return Step::End("boot_timeout").into();
     }

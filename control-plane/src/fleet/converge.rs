@@ -57,6 +57,8 @@ pub(super) struct Memory {
     pub(super) surplus_since: Option<Timestamp>,
     /// Until when nothing is launched, since the provider asked for a pause.
     pub(super) paused_until: Option<Timestamp>,
+    /// Until when no stopped machine is started: there was no room for one.
+    pub(super) starts_paused_until: Option<Timestamp>,
     /// Pauses in a row.
     pub(super) pauses: u32,
     pub(super) held_back: Option<&'static str>,
@@ -407,7 +409,13 @@ impl Fleet {
                 done.next = Some(Duration::ZERO);
             }
         }
-        for _ in 0..plan.launch {
+        for id in &plan.wake {
+            if self.store.unpark(*id, now, lead).await? {
+                tracing::info!(instance.id = %id, "stopped instance wanted back");
+                done.next = Some(Duration::ZERO);
+            }
+        }
+        for number in 0..plan.launch + plan.park {
             let instance = NewInstance {
                 id: InstanceId::new(),
                 provider: self.provider.name(),
@@ -416,6 +424,7 @@ impl Fleet {
                 generation: pool.generation,
                 kind: None,
                 holder: None,
+                parks: number >= plan.launch,
                 at: now,
             };
             let wanted = self
@@ -457,12 +466,13 @@ impl Fleet {
             failures_in_a_row: history.failures_in_a_row,
             failed_at: history.failed_at,
             exhausted_until: self.exhausted_until(&memory, &pool.offerings, now),
+            starts_paused_until: memory.starts_paused_until,
             replaced: history.replaced,
             generation_proven: history.generation_proven,
         };
         let plan = pool::plan(
             rows,
-            &pool.target(),
+            &pool.target(self.authorities.certificate_life()),
             &demand,
             &launches,
             memory.surplus_since,
@@ -599,9 +609,9 @@ impl Fleet {
 fn urgency(step: &Step) -> u8 {
     match step {
         Step::End(_) | Step::Gone(_) | Step::Release => 0,
-        Step::Adopt(_) | Step::Note(_) | Step::Missing(_) => 1,
+        Step::Adopt(_) | Step::Note(_) | Step::Missing(_) | Step::Stopped => 1,
         Step::Terminate => 2,
-        Step::HandToken | Step::Restart(_) => 3,
+        Step::HandToken | Step::Restart(_) | Step::Stop | Step::Start => 3,
         Step::Send => 4,
         Step::Request => 5,
     }

@@ -121,6 +121,7 @@ impl Fleet {
             generation: pool.generation,
             kind: wish.kind.or(preferred),
             holder: Some((user, instances_max)),
+            parks: false,
             at: clock::now(),
         };
         match self.store.want_instance(&instance, pool.max, None).await? {
@@ -283,6 +284,7 @@ impl Fleet {
 #[must_use]
 pub fn phase_of(row: &Instance) -> &'static str {
     match row.status {
+        Status::Provisioning if row.is_parked() && !row.is_booting() => "stopped",
         Status::Provisioning => match row.attempt.state {
             AttemptState::Wanted | AttemptState::Refused => "wanted",
             AttemptState::Unsent | AttemptState::Sent => "requested",

@@ -53,7 +53,10 @@ impl Fleet {
             let Some(image) = pool.image.clone() else {
                 return Ok(false);
             };
-            let offerings = preferring(row.kind.as_deref(), row.asked_for, pool.offerings);
+            let mut offerings = preferring(row.kind.as_deref(), row.asked_for, pool.offerings);
+            if row.is_parked() {
+                offerings.retain(|it| it.market.can_stop());
+            }
             let chosen = self
                 .memory()
                 .cooldowns

@@ -9,6 +9,7 @@ mod enrol;
 mod instances;
 mod launch;
 mod lead;
+mod parking;
 mod pool;
 mod presence;
 mod steps;

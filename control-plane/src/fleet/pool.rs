@@ -17,6 +17,9 @@ use crate::store::pool::{History, PoolRow};
 const MAX_MAX: u32 = 10_000;
 /// Minutes that an instance may be wanted to be kept idle: a day.
 const IDLE_MINUTES_MAX: u32 = 24 * 60;
+/// The part of its certificate's life that a stopped machine is kept: started at
+/// its end, its agent has as long again to renew it.
+const STOPPED_AGE_PART: u32 = 2;
 /// Kinds or places in one list.
 const NAMES_MAX: usize = 50;
 /// Longest name of a kind or place, in bytes.
@@ -27,6 +30,8 @@ const NAME_BYTES_MAX: usize = 64;
 pub struct Settings {
     /// Instances that are ready and nobody's.
     pub warm: u32,
+    /// Instances that are stopped and can be started again.
+    pub stopped: u32,
     /// Instances at the most.
     pub max: u32,
     /// Sessions on one instance.
@@ -69,6 +74,8 @@ impl MarketPolicy {
 pub struct Overrides {
     /// Instances that are ready and nobody's.
     pub warm: Option<u32>,
+    /// Instances that are stopped and can be started again.
+    pub stopped: Option<u32>,
     /// Instances at the most.
     pub max: Option<u32>,
     /// How long an instance is kept idle.
@@ -86,6 +93,8 @@ pub struct Overrides {
 pub struct Pool {
     /// Instances that are ready and nobody's.
     pub warm: u32,
+    /// Instances that are stopped and can be started again.
+    pub stopped: u32,
     /// Instances at the most.
     pub max: u32,
     /// How long an instance is kept idle.
@@ -113,6 +122,7 @@ impl Pool {
         let minutes = |it: u32| Duration::from_secs(u64::from(it) * 60);
         Self {
             warm: overrides.warm.unwrap_or(settings.warm).min(max),
+            stopped: overrides.stopped.unwrap_or(settings.stopped).min(max),
             max,
             idle: overrides.idle_minutes.map_or(settings.idle, minutes),
             sessions_per_instance: settings.sessions_per_instance,
@@ -125,11 +135,15 @@ impl Pool {
         }
     }
 
-    /// What the planner goes by.
+    /// What the planner goes by. Agents renew their certificate, which lives this
+    /// long, only while they run.
     #[must_use]
-    pub fn target(&self) -> Target {
+    pub fn target(&self, certificate_life: Duration) -> Target {
+        let can_stop = self.offerings.iter().any(|it| it.market.can_stop());
         Target {
             warm: self.warm,
+            stopped: if can_stop { self.stopped } else { 0 },
+            stopped_age: certificate_life / STOPPED_AGE_PART,
             max: self.max,
             idle: self.idle,
             generation: self.generation,
@@ -211,6 +225,8 @@ pub struct PoolCounts {
     pub ready: usize,
     /// On their way, nobody's.
     pub coming: usize,
+    /// Stopped until they are needed, or on their way to be.
+    pub stopped: usize,
     /// Somebody's.
     pub held: usize,
     /// Running and out of use: unhealthy, draining, restarting, being made clean.
@@ -236,6 +252,7 @@ impl Fleet {
                 Status::Stopping => &mut counts.stopping,
                 Status::Error | Status::Terminated => &mut counts.left_behind,
                 _ if row.assigned_to.is_some() => &mut counts.held,
+                Status::Provisioning if row.is_parked() => &mut counts.stopped,
                 Status::Provisioning => &mut counts.coming,
                 Status::Running if row.takes_work() => &mut counts.ready,
                 Status::Running => &mut counts.out_of_use,
@@ -293,6 +310,17 @@ impl Fleet {
                 "warm",
                 format!("is more than the maximum, {max}"),
             ));
+        }
+        if let Some(stopped) = overrides.stopped {
+            if self.provider.lag().is_zero() {
+                let name = self.provider.name();
+                let cannot = format!("the provider `{name}` cannot stop and start an instance");
+                return Err(Error::invalid("stopped", cannot));
+            }
+            if stopped > max {
+                let more = format!("is more than the maximum, {max}");
+                return Err(Error::invalid("stopped", more));
+            }
         }
         if overrides
             .idle_minutes

@@ -136,6 +136,8 @@ impl Fleet {
         // The first word of this link.
         if self.store.ready(instance, now).await? {
             tracing::info!(instance.id = %instance, "instance running");
+        } else if self.store.park(instance, now).await? {
+            tracing::info!(instance.id = %instance, "instance lives, and is to be stopped");
         }
         self.wake();
         self.room_changed();

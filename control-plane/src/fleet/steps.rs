@@ -49,6 +49,9 @@ impl Fleet {
             }
             Step::HandToken => self.hand_token(row).await,
             Step::Restart(mode) => self.restart(row, mode, lost).await,
+            Step::Stop => self.stop(row, lead).await,
+            Step::Stopped => self.stopped(row, lead).await,
+            Step::Start => self.start(row, lead).await,
             Step::Release => self.take_back(row, "idle").await,
             Step::End(reason) => self.begin_to_end(row, reason, lost).await,
             Step::Terminate => self.terminate(row).await,

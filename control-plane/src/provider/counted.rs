@@ -22,7 +22,7 @@ impl Judged for Error {
     fn answer(&self) -> labels::Answer {
         match self.fault {
             Fault::Throttled => labels::Answer::Throttled,
-            Fault::NotFound | Fault::Refused => labels::Answer::Refused,
+            Fault::NotFound | Fault::NoCapacity | Fault::Refused => labels::Answer::Refused,
             Fault::Unknown => labels::Answer::Unknown,
         }
     }

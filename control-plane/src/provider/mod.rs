@@ -55,6 +55,8 @@ pub enum Fault {
     Throttled,
     /// There is no such machine, or not yet.
     NotFound,
+    /// It was not done: there is no room for it now.
+    NoCapacity,
     /// It will not do it, now or later.
     Refused,
     /// It may have been done.

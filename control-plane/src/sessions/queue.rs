@@ -254,7 +254,9 @@ impl Sessions {
         });
         match own.or(coming.get(place).copied()) {
             Some(instance) => {
-                let age = now.since(instance.launched_at.unwrap_or(instance.created_at));
+                let again = instance.parking.map(|it| it.at);
+                let begun = again.or(instance.launched_at);
+                let age = now.since(begun.unwrap_or(instance.created_at));
                 ticket.estimate = Some(boot.saturating_sub(age).max(ASK_AGAIN));
                 ticket.boot_phase = Some(phase_of(instance));
                 ticket.reason = "instance_starting";

@@ -11,7 +11,7 @@ use super::lead::LeadEpoch;
 use super::{Error, Store, column, json_of, json_or_default, parsed, parsed_or_null, time_or_null};
 use crate::domain::health::Figures;
 use crate::domain::instance::{
-    Attempt, AttemptState, Instance, Restart, RestartMode, Since, Status,
+    Attempt, AttemptState, Instance, Parking, Restart, RestartMode, Since, Stage, Status,
 };
 use crate::domain::machine::Addresses;
 use crate::domain::time::Timestamp;
@@ -20,7 +20,8 @@ const SELECT: &str = "select id, provider, region, reference, status, generation
     attempt_at, attempt_sends, offering, assigned_to_user_id, asked_for_at, epoch, sessions_max, \
     created_at, launched_at, token_at, enrolled_at, ready_at, seen_at, last_activity_at, \
     draining_reason, draining_at, drain_until, unhealthy_reason, unhealthy_at, missing_since, \
-    end_asked_at, status_at, restart_mode, restart_at, restart_told_at, recycling_since, uses, \
+    end_asked_at, status_at, restart_mode, restart_at, restart_told_at, parking, \
+    parking_at, power_asked_at, recycling_since, uses, \
     left_behind_at, error_code, error_message, instance_type, zone, image, public_dns, public_ip, \
     private_ip, \
     (select count(*) from sessions where instance_id = instances.id and status_rank < 4) as sessions \
@@ -46,6 +47,8 @@ pub struct NewInstance {
     pub kind: Option<String>,
     /// Who asked for it, and how many they may hold; `None`: it is the pool's.
     pub holder: Option<(UserId, u32)>,
+    /// Whether it is to be stopped once its agent has said a word.
+    pub parks: bool,
     /// When.
     pub at: Timestamp,
 }
@@ -158,8 +161,9 @@ impl Store {
         sqlx::query(
             "insert into instances (id, provider, region, status, epoch, sessions_max, \
              generation, instance_type, assigned_to_user_id, assigned_at, asked_for_at, uses, \
-             created_at, last_activity_at, status_at, attempt_at) \
-             values ($1, $2, $3, 'provisioning', $4, $5, $6, $7, $8, $9, $9, $4, $10, $10, $10, $10)",
+             created_at, last_activity_at, status_at, attempt_at, parking, parking_at) \
+             values ($1, $2, $3, 'provisioning', $4, $5, $6, $7, $8, $9, $9, $4, $10, $10, $10, \
+             $10, $11, $12)",
         )
         .bind(instance.id.to_string())
         .bind(instance.provider)
@@ -171,6 +175,8 @@ impl Store {
         .bind(holder)
         .bind(held_at)
         .bind(instance.at.0)
+        .bind(instance.parks.then_some(Stage::Wanted.as_str()))
+        .bind(instance.parks.then_some(instance.at.0))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -235,7 +241,7 @@ impl Store {
         let ready = sqlx::query(
             "update instances set status = 'running', status_at = $2, ready_at = $2, \
              seen_at = $2, last_activity_at = $2 where id = $1 and status = 'provisioning' \
-             and draining_at is null",
+             and draining_at is null and (parking is null or parking = 'starting')",
         )
         .bind(id.to_string())
         .bind(now.0)
@@ -604,6 +610,18 @@ fn since_of(row: &AnyRow, reason: &'static str, at: &'static str) -> Result<Opti
     Ok(reason.zip(at).map(|(reason, at)| Since { reason, at }))
 }
 
+fn parking_of(row: &AnyRow) -> Result<Option<Parking>, Error> {
+    let stage: Option<String> = column(row, "parking")?;
+    let Some((stage, at)) = stage.zip(time_or_null(row, "parking_at")?) else {
+        return Ok(None);
+    };
+    Ok(Some(Parking {
+        stage: Stage::from_text(&stage).ok_or(Error::Corrupt { column: "parking" })?,
+        at,
+        told_at: time_or_null(row, "power_asked_at")?,
+    }))
+}
+
 fn restart_of(row: &AnyRow) -> Result<Option<Restart>, Error> {
     let mode: Option<String> = column(row, "restart_mode")?;
     let Some((mode, at)) = mode.zip(time_or_null(row, "restart_at")?) else {
@@ -660,6 +678,7 @@ fn instance_of(row: &AnyRow) -> Result<Instance, Error> {
         end_asked_at: time_or_null(row, "end_asked_at")?,
         status_at: Timestamp(column(row, "status_at")?),
         restart: restart_of(row)?,
+        parking: parking_of(row)?,
         recycling_since: time_or_null(row, "recycling_since")?,
         uses: column(row, "uses")?,
         left_behind: time_or_null(row, "left_behind_at")?.is_some(),

@@ -19,6 +19,7 @@ pub mod lead;
 pub mod logins;
 pub mod mail_tokens;
 mod open;
+mod parking;
 pub mod pool;
 pub mod queue;
 pub mod second_factors;

@@ -18,7 +18,7 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// Append-only: numbered, named, and safe for the version before.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (
         1,
         "accounts",
@@ -45,6 +45,11 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
         include_str!("../../../migrations/0005_audit.sql"),
     ),
     (6, "pool", include_str!("../../../migrations/0006_pool.sql")),
+    (
+        7,
+        "parking",
+        include_str!("../../../migrations/0007_parking.sql"),
+    ),
 ];
 
 /// The database's own time in microseconds. The two engines have no words for it in

@@ -132,9 +132,9 @@ impl Store {
         let mut history = History::default();
         // Those that ended before they were ready, unless somebody wanted that.
         let starts = sqlx::query(
-            "select created_at, launched_at, ready_at, status_at, error_code, error_message \
+            "select created_at, launched_at, ready_at, status_at, error_code, error_message, parking \
              from instances \
-             where ready_at is not null or (status in ('stopping', 'terminated', 'error') \
+             where ready_at is not null or parking in ('stopping', 'stopped') or (status in ('stopping', 'terminated', 'error') \
              and error_code not in ('deleted', 'shutdown', 'surplus', 'generation')) \
              order by id desc limit $1",
         )
@@ -144,8 +144,15 @@ impl Store {
         let mut failing = true;
         for row in &starts {
             let ready = time_or_null(row, "ready_at")?;
-            if let Some(ready) = ready {
+            let parking: Option<String> = column(row, "parking")?;
+            if ready.is_none() && matches!(parking.as_deref(), Some("stopping" | "stopped")) {
                 failing = false;
+            } else if let Some(ready) = ready {
+                failing = false;
+                if parking.is_some() {
+                    // It was stopped in between.
+                    continue;
+                }
                 let begun = time_or_null(row, "launched_at")?;
                 let created = Timestamp(column(row, "created_at")?);
                 history.boots.push(ready.since(begun.unwrap_or(created)));
@@ -165,7 +172,7 @@ impl Store {
              (select count(*) from instances where error_code = 'unhealthy' \
               and status_at >= $2) as replaced, \
              (select count(*) from instances where generation = $3 \
-              and ready_at is not null) as proven",
+              and (ready_at is not null or parking in ('stopping', 'stopped'))) as proven",
         )
         .bind(before(now, ARRIVALS_WINDOW).0)
         .bind(before(now, REPLACEMENT_WINDOW).0)

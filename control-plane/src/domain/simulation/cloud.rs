@@ -149,6 +149,20 @@ impl Made {
         self.stopped = true;
     }
 
+    /// Its power goes off or on; its disk stays, and with it what its agent is known by.
+    pub(super) fn power(&mut self, on: bool, now: Timestamp) {
+        if self.stopped != on {
+            return;
+        }
+        self.stopped = !on;
+        if on {
+            self.boots_at = Some(now.plus(BOOT));
+            if self.agent != Agent::Waiting {
+                self.agent = Agent::Restarting(now.plus(BOOT));
+            }
+        }
+    }
+
     pub(super) fn hide(&mut self, until: Timestamp) {
         self.hidden_until = until;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::InstanceId;
 
 use super::super::health::{self, Signs};
-use super::super::instance::{Instance, RestartMode, Status};
+use super::super::instance::{Instance, RestartMode, Stage, Status};
 use super::super::machine::{Machine, Offering};
 use super::super::offering::{Cooldowns, Shortage};
 use super::super::pool::{self, Demand};
@@ -226,7 +226,8 @@ impl Leader {
             Step::End(_) | Step::Gone(_) | Step::Release => 0,
             Step::Adopt(_) | Step::Note(_) | Step::Missing(_) => 1,
             Step::Terminate => 2,
-            Step::HandToken | Step::Restart(_) => 3,
+            Step::Stopped => 1,
+            Step::HandToken | Step::Restart(_) | Step::Stop | Step::Start => 3,
             Step::Send => 4,
             Step::Request => 5,
         });
@@ -308,6 +309,26 @@ impl Leader {
                 world.restart_agent(row, mode == RestartMode::Reboot);
                 life.one_more(world)?;
                 world.rows.restart_told(id, now);
+            }
+            Step::Stop | Step::Start => {
+                life.one_more(world)?;
+                let stage = if step == Step::Stop {
+                    row.parking.map(|it| it.stage)
+                } else {
+                    Some(Stage::Starting)
+                };
+                if !world.rows.power_asked(id, stage, now) {
+                    return Ok(());
+                }
+                life.one_more(world)?;
+                let reference = row.reference.as_deref().unwrap_or_default();
+                if let Some(made) = world.cloud.by_name(reference) {
+                    made.power(step == Step::Start, now);
+                }
+            }
+            Step::Stopped => {
+                life.one_more(world)?;
+                world.rows.stopped(id, now);
             }
             Step::Release => Self::release(world, look, row, life)?,
             Step::End(reason) => {
@@ -546,10 +567,16 @@ impl Leader {
                 done.steps.push(format!("{id}: {reason}"));
             }
         }
-        for _ in 0..plan.launch {
+        for id in &plan.wake {
+            life.one_more(world)?;
+            world.rows.unpark(*id, now);
+            done.steps.push(format!("{id}: is needed"));
+        }
+        for number in 0..plan.launch + plan.park {
             life.one_more(world)?;
             let max = world.target.max;
-            if !world.rows.want_instance(max, None, Some(epoch), now) {
+            let parks = number >= plan.launch;
+            if !world.rows.want_instance(max, None, Some(epoch), parks, now) {
                 break;
             }
             done.steps.push("one more is wanted".into());

@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
 
-use super::instance::{Instance, RestartMode, Status};
+use super::instance::{Instance, RestartMode, Stage, Status};
 use super::pool::Target;
 use cloud::{Agent, Made};
 use events::{Event, event};
@@ -167,7 +167,7 @@ impl Play {
             Event::Want => {
                 let max = self.world.target.max;
                 let holder = Some(UserId::new());
-                self.world.rows.want_instance(max, holder, None, now);
+                self.world.rows.want_instance(max, holder, None, false, now);
             }
             other => return self.user(other),
         }
@@ -231,7 +231,7 @@ impl Play {
             // One that somebody has a session on is not replaced for its health.
             let at_rest = self.world.cloud.shows_all(now)
                 && over.iter().all(|it| {
-                    it.status == Status::Running
+                    (it.status == Status::Running || it.is_parked_at(Stage::Stopped))
                         && it.missing_since.is_none()
                         && (it.unhealthy.is_none() || it.sessions > 0)
                 });
@@ -271,9 +271,14 @@ impl Play {
         if machines != named || named.len() != rows.len() {
             return Err(format!("machines {machines:?}, and rows {}", told(&rows)));
         }
-        let ready = rows.iter().filter(|it| it.assigned_to.is_none()).count();
-        let held = rows.len() - ready;
+        let parked = rows.iter().filter(|it| it.is_parked()).count();
+        let ready = rows.iter().filter(|it| it.assigned_to.is_none()).count() - parked;
+        let held = rows.len() - ready - parked;
         let target = self.world.target;
+        let room = (target.max as usize).saturating_sub(held + ready);
+        if parked != (target.stopped as usize).min(room) {
+            return Err(format!("{parked} are stopped: {}", told(&rows)));
+        }
         let warm = (target.warm as usize).min((target.max as usize).saturating_sub(held));
         if ready != warm {
             return Err(format!(
@@ -310,8 +315,10 @@ fn told(rows: &[Instance]) -> String {
 }
 
 fn target() -> impl Strategy<Value = Target> {
-    (0..4u32, 1..7u32).prop_map(|(warm, max)| Target {
+    (0..4u32, 0..3u32, 1..7u32).prop_map(|(warm, stopped, max)| Target {
         warm: warm.min(max),
+        stopped,
+        stopped_age: Duration::from_secs(12 * 60 * 60),
         max,
         idle: Duration::from_secs(60),
         generation: 1,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::{InstanceId, UserId};
 
 use super::super::instance::{
-    Attempt, AttemptState, Instance, Restart, RestartMode, Since, Status,
+    Attempt, AttemptState, Instance, Parking, Restart, RestartMode, Since, Stage, Status,
 };
 use super::super::machine::{Machine, Offering};
 use super::super::pool::{Launches, REPLACEMENT_WINDOW};
@@ -107,6 +107,7 @@ impl Rows {
         max: u32,
         holder: Option<UserId>,
         lead: Option<i64>,
+        parks: bool,
         now: Timestamp,
     ) -> bool {
         let there = self.all.iter().filter(|it| it.counts()).count();
@@ -118,6 +119,11 @@ impl Rows {
             asked_for: holder.is_some(),
             epoch: i64::from(holder.is_some()),
             uses: i64::from(holder.is_some()),
+            parking: parks.then_some(Parking {
+                stage: Stage::Wanted,
+                at: now,
+                told_at: None,
+            }),
             ..Instance::fresh(now)
         };
         if let Some(holder) = holder {
@@ -279,12 +285,43 @@ impl Rows {
             },
         );
         let waits = |it: &Instance| it.status == Status::Provisioning && it.draining.is_none();
-        self.change(id, waits, |it| {
+        let is_at = |it: &Instance, stage| it.parking.is_some_and(|it| it.stage == stage);
+        let parks = |it: &Instance| waits(it) && is_at(it, Stage::Wanted);
+        self.change(id, parks, |it| set_stage(it, Stage::Stopping, now));
+        let runs =
+            |it: &Instance| waits(it) && (it.parking.is_none() || is_at(it, Stage::Starting));
+        self.change(id, runs, |it| {
             it.status = Status::Running;
             it.status_at = now;
             it.ready_at = Some(now);
             it.last_activity_at = now;
         });
+    }
+
+    pub(super) fn power_asked(
+        &mut self,
+        id: InstanceId,
+        stage: Option<Stage>,
+        now: Timestamp,
+    ) -> bool {
+        let so = |it: &Instance| {
+            it.status == Status::Provisioning && it.parking.map(|it| it.stage) == stage
+        };
+        self.change(id, so, |it| {
+            if let Some(parking) = &mut it.parking {
+                parking.told_at = Some(now);
+            }
+        })
+    }
+
+    pub(super) fn stopped(&mut self, id: InstanceId, now: Timestamp) {
+        let stops = |it: &Instance| it.is_parked_at(Stage::Stopping);
+        self.change(id, stops, |it| set_stage(it, Stage::Stopped, now));
+    }
+
+    pub(super) fn unpark(&mut self, id: InstanceId, now: Timestamp) {
+        let stopped = |it: &Instance| it.is_parked_at(Stage::Stopped);
+        self.change(id, stopped, |it| set_stage(it, Stage::Starting, now));
     }
 
     pub(super) fn seen(&mut self, id: InstanceId, now: Timestamp) {
@@ -472,10 +509,10 @@ impl Rows {
                 Status::Stopping | Status::Terminated | Status::Error
             );
             let code = it.error_code.as_deref().unwrap_or_default();
-            it.ready_at.is_some() || (over && !wanted.contains(&code))
+            it.ready_at.is_some() || has_parked(it) || (over && !wanted.contains(&code))
         };
         let newest = || self.all.iter().rev().filter(counts).take(STARTS_MAX);
-        let failing = newest().take_while(|it| it.ready_at.is_none());
+        let failing = newest().take_while(|it| it.ready_at.is_none() && !has_parked(it));
         let replaced = |it: &&Instance| {
             it.error_code.as_deref() == Some("unhealthy")
                 && now.since(it.status_at) <= REPLACEMENT_WINDOW
@@ -484,10 +521,28 @@ impl Rows {
             failures_in_a_row: u32::try_from(failing.clone().count()).unwrap_or(u32::MAX),
             failed_at: failing.map(|it| it.status_at).max(),
             exhausted_until,
+            starts_paused_until: None,
             replaced: u32::try_from(self.all.iter().filter(replaced).count()).unwrap_or(u32::MAX),
-            generation_proven: self.all.iter().any(|it| it.ready_at.is_some()),
+            generation_proven: self
+                .all
+                .iter()
+                .any(|it| it.ready_at.is_some() || has_parked(it)),
         }
     }
+}
+
+/// Whether its agent said a word before it was stopped.
+fn has_parked(row: &Instance) -> bool {
+    row.parking
+        .is_some_and(|it| matches!(it.stage, Stage::Stopping | Stage::Stopped))
+}
+
+fn set_stage(row: &mut Instance, stage: Stage, now: Timestamp) {
+    row.parking = Some(Parking {
+        stage,
+        at: now,
+        told_at: None,
+    });
 }
 
 fn note(row: &mut Instance, machine: &Machine) {

@@ -179,6 +179,19 @@ impl Failure {
         }
     }
 
+    /// What it means for the start of a stopped machine.
+    pub fn of_start(self, doing: &'static str) -> Error {
+        let no_room = matches!(
+            self.shortage(),
+            Shortage::Capacity | Shortage::Addresses | Shortage::Quota
+        );
+        let mut error = self.of_call(doing);
+        if no_room {
+            error.fault = Fault::NoCapacity;
+        }
+        error
+    }
+
     /// How it failed.
     pub fn fault(&self) -> Fault {
         let code = self.code();

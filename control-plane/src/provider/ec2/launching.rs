@@ -104,7 +104,7 @@ fn root(image: &Image) -> Option<Root> {
 fn not_sent(error: Error) -> LaunchError {
     match error.fault {
         Fault::Throttled => LaunchError::Throttled(error.to_string()),
-        Fault::NotFound | Fault::Refused | Fault::Unknown => {
+        Fault::NotFound | Fault::NoCapacity | Fault::Refused | Fault::Unknown => {
             LaunchError::Unknown(error.to_string())
         }
     }

@@ -33,7 +33,7 @@ impl Ec2 {
         turn(&self.limits.start, DOING).await?;
         let started = self.acts.start_instances().instance_ids(reference);
         let started = started.send().await;
-        started.map_err(|it| Failure::of(&it).of_call(DOING))?;
+        started.map_err(|it| Failure::of(&it).of_start(DOING))?;
         Ok(())
     }
 
