@@ -515,9 +515,8 @@ async fn a_full_queue_says_so_at_once() {
          idle_timeout_us, created_at, expires_at, last_activity_at, wait_until) \
          select overlay(s.id placing lpad(to_hex(n), 4, '0') from length(s.id) - 3), user_id, epoch, \
          status_rank, name, metadata, spec, timeout_us, idle_timeout_us, created_at + n, expires_at, \
-         last_activity_at, wait_until from sessions s, generate_series(1, {}) n \
-         where s.id = '{id}' and right(s.id, 4) <> lpad(to_hex(n), 4, '0')",
-        QUEUE_MAX
+         last_activity_at, wait_until from sessions s, generate_series(1, {QUEUE_MAX}) n \
+         where s.id = '{id}' and right(s.id, 4) <> lpad(to_hex(n), 4, '0')"
     );
     postgres.query("fleet", &waits).unwrap();
     let started = Instant::now();
@@ -557,7 +556,7 @@ async fn cut_short(world: &World, caller: &Caller, bytes: Option<usize>, after: 
     socket.write_all(part).await.unwrap();
     sleep(after).await;
     // Half of them with a reset, as a client that was killed.
-    if after.as_millis() % 2 == 0 {
+    if after.as_millis().is_multiple_of(2) {
         socket.set_zero_linger().unwrap();
     }
 }

@@ -29,7 +29,7 @@ impl Fleet {
         self.drain_agent(row.id);
         match self.provider.stop(reference).await {
             Ok(()) => {
-                tracing::info!(instance.id = %row.id, reference, "machine stops until it is needed")
+                tracing::info!(instance.id = %row.id, reference, "machine stops until it is needed");
             }
             Err(error) => {
                 tracing::warn!(instance.id = %row.id, reference, %error, "could not stop a machine yet");
