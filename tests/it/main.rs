@@ -28,6 +28,7 @@ mod other_providers;
 mod pages;
 mod pool;
 mod queue;
+mod recycling;
 mod replicas;
 mod restarts;
 mod rolling;

@@ -16,6 +16,7 @@ pub mod processes;
 pub mod scripted_agent;
 pub mod services;
 pub mod site;
+pub mod traces;
 pub mod wall_clock;
 pub mod world;
 
