@@ -348,6 +348,12 @@ impl Instance {
         self.is_parked() && self.parking.is_some_and(|it| it.stage == stage)
     }
 
+    /// Whether it was stopped, is nobody's, and is being started.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.is_coming() && self.parking.is_some()
+    }
+
     fn is_on_its_way(&self) -> bool {
         self.status == Status::Provisioning && self.assigned_to.is_none() && self.draining.is_none()
     }

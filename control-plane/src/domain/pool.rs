@@ -154,8 +154,9 @@ pub fn plan(
     let missing = missing - size(plan.wake.len());
     let room = target.max.saturating_sub(there);
     plan.launch = missing.min(room).min(LAUNCHES_PER_ROUND);
-    // What is needed now comes before what may be needed later.
-    let parked = size(count(&Instance::is_parked)) - size(plan.wake.len());
+    // What is needed now comes before what may be needed later. One that is being
+    // started has its place until it runs: it may find no room, and be stopped still.
+    let parked = size(count(&|it| it.is_parked() || it.is_starting()));
     plan.park = target
         .stopped
         .saturating_sub(parked)
@@ -564,7 +565,13 @@ mod tests {
         };
         let now = first(&rows, &wanted, &demand(1), &fine());
         assert_eq!(now.wake, [rows[0].id]);
-        assert_eq!((now.launch, now.park), (1, 2));
+        assert_eq!((now.launch, now.park), (1, 1));
+        let under_way = [Instance::parked(Stage::Starting, NOW)];
+        let now = first(&under_way, &wanted, &demand(0), &fine());
+        assert_eq!((now.launch, now.park), (0, 1));
+        let over = [Instance::ready(NOW)];
+        let now = first(&over, &wanted, &demand(0), &fine());
+        assert_eq!((now.launch, now.park), (0, 2));
         // What is needed comes first where there is little room.
         let tight = Target { max: 3, ..wanted };
         let now = first(&rows, &tight, &demand(1), &fine());
