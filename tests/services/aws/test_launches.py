@@ -15,10 +15,6 @@ def refusal(call, **given):
     return answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]
 
 
-def test_it_starts_in_four_seconds(aws: Aws) -> None:
-    assert aws.started_in < 4
-
-
 def test_a_machine_goes_its_way(aws: Aws) -> None:
     aws.knobs(pending_ms=1500, shutting_down_ms=1500)
     machine = aws.run()
