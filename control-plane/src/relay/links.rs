@@ -9,12 +9,13 @@ use browserfleet_proto::ids::{BootId, InstanceId, LinkId};
 use browserfleet_proto::limits;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::NotSent;
 use super::outgoing::{Messages, Outgoing};
 use super::pending::PendingCommands;
+use crate::clock;
+use crate::domain::time::Timestamp;
 use crate::telemetry::metrics;
 
 /// An agent that said Hello.
@@ -88,13 +89,13 @@ pub enum Contact {
 pub(super) struct Links {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
-    since: Instant,
+    since: Timestamp,
 }
 
 #[derive(Debug, Default)]
 struct State {
     up: HashMap<InstanceId, Link>,
-    renewed: HashMap<InstanceId, Instant>,
+    renewed: HashMap<InstanceId, Timestamp>,
 }
 
 impl Default for Links {
@@ -102,7 +103,7 @@ impl Default for Links {
         Self {
             state: Mutex::default(),
             changes: watch::Sender::new(0),
-            since: Instant::now(),
+            since: clock::now(),
         }
     }
 }
@@ -132,7 +133,7 @@ impl Links {
         let messages = Messages::new(receiver, Arc::clone(pending), cut);
         let before = {
             let mut state = self.state();
-            state.renewed.insert(link.instance, Instant::now());
+            state.renewed.insert(link.instance, clock::now());
             state.up.insert(link.instance, link.clone())
         };
         if let Some(before) = &before {
@@ -165,7 +166,7 @@ impl Links {
     }
 
     pub(super) fn renewed(&self, instance: InstanceId) {
-        self.state().renewed.insert(instance, Instant::now());
+        self.state().renewed.insert(instance, clock::now());
     }
 
     pub(super) fn contact(&self, instance: InstanceId) -> Contact {
@@ -174,7 +175,7 @@ impl Links {
             return Contact::Up;
         }
         let last = state.renewed.get(&instance).copied().unwrap_or(self.since);
-        Contact::Silent(last.elapsed())
+        Contact::Silent(clock::now().since(last))
     }
 
     pub(super) fn count(&self) -> usize {
