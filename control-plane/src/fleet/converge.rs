@@ -117,7 +117,7 @@ impl Fleet {
         let mut machines = listed.map_err(failed)?;
         let rows = self.store.instances().await?;
         self.find_unlisted(&rows, &mut machines).await?;
-        self.judge_health(&rows).await?;
+        self.judge_health(&rows, lead).await?;
 
         let matched = reconcile::matched(&machines, &rows);
         let now = clock::now();
@@ -245,7 +245,7 @@ impl Fleet {
     }
 
     /// Notes what is wrong with instances, or is not any more.
-    async fn judge_health(&self, rows: &[Instance]) -> Result<(), Error> {
+    async fn judge_health(&self, rows: &[Instance], lead: LeadEpoch) -> Result<(), Error> {
         let now = clock::now();
         let asked = self.memory().troubles_at;
         if asked.is_none_or(|at| now.since(at) >= TROUBLES_EVERY) {
@@ -278,6 +278,9 @@ impl Fleet {
             let judged = self.judge(row, trouble.as_deref(), now);
             let known = row.unhealthy.as_ref().map(|it| it.reason.as_str());
             if judged.as_deref() != known {
+                if self.lead.hold(&self.store).await? != Some(lead) {
+                    return Ok(());
+                }
                 match &judged {
                     Some(reason) => {
                         tracing::warn!(instance.id = %row.id, reason, "instance unhealthy");
