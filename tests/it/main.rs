@@ -23,6 +23,7 @@ mod layers;
 mod link_faults;
 mod mail;
 mod metrics;
+mod model_pool;
 mod odd_agents;
 mod other_providers;
 mod pages;

@@ -45,7 +45,7 @@ fn engines() -> Engines {
     }
 }
 
-async fn user_in(store: &Store) -> UserId {
+pub(crate) async fn user_in(store: &Store) -> UserId {
     let id = UserId::new();
     let user = NewUser {
         id,
@@ -83,7 +83,7 @@ async fn instance_in(store: &Store) -> InstanceId {
     id
 }
 
-fn session_of(user: UserId) -> Session {
+pub(crate) fn session_of(user: UserId) -> Session {
     Session {
         id: SessionId::new(),
         user,

@@ -11,6 +11,8 @@ pub mod aws;
 pub mod fault_proxy;
 pub mod mail;
 pub mod metrics;
+pub mod model_pool;
+pub mod model_provider;
 pub mod postgres;
 pub mod processes;
 pub mod scripted_agent;
