@@ -18,11 +18,10 @@ use browserfleet_proto::ids::{InstanceId, UserId};
 use browserfleet_tests::model_pool::{ModelPool, SETTINGS};
 use browserfleet_tests::model_provider::{BOOT, Call, Failure, LAG, PLACES, Start};
 use browserfleet_tests::postgres::Postgres;
+use browserfleet_tests::rows::{session_of, user_in};
 use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use tempfile::TempDir;
-
-use crate::store::{session_of, user_in};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const ALWAYS: usize = usize::MAX;

@@ -1,27 +1,30 @@
 //! The store alone, on both engines: what it promises under races and against a model.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use browserfleet_control_plane::domain::audit::{Action, Event};
 use browserfleet_control_plane::domain::command::Status as CommandStatus;
 use browserfleet_control_plane::domain::instance::Status as InstanceStatus;
-use browserfleet_control_plane::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
+use browserfleet_control_plane::domain::machine::{
+    Addresses, Machine as Made, MachineState, Market, Offering,
+};
+use browserfleet_control_plane::domain::session::{Session, Status};
 use browserfleet_control_plane::domain::time::Timestamp;
 use browserfleet_control_plane::domain::user::Role;
 use browserfleet_control_plane::store::commands::Entry;
 use browserfleet_control_plane::store::instances::{NewInstance, Unless, Wanted};
+use browserfleet_control_plane::store::launches::{Failure, NewRequest};
 use browserfleet_control_plane::store::users::NewUser;
 use browserfleet_control_plane::store::{OpenError, Store};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId, UserId};
 use browserfleet_tests::postgres::Postgres;
+use browserfleet_tests::rows::{NOW, session_of, user_in};
 use futures_util::future::{join_all, try_join_all};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 
-const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 const LATER: Timestamp = Timestamp(NOW.0 + 60_000_000);
 
 /// An empty database of each engine, and what holds it.
@@ -45,26 +48,6 @@ fn engines() -> Engines {
     }
 }
 
-pub(crate) async fn user_in(store: &Store) -> UserId {
-    let id = UserId::new();
-    let user = NewUser {
-        id,
-        email: format!("{id}@example.com").parse().unwrap(),
-        password_hash: String::new(),
-        first_name: None,
-        last_name: None,
-        role: Role::User,
-        at: NOW,
-        verified: true,
-    };
-    let event = |_| Event::new(NOW, Action::AccountRegistered).on(user.id);
-    assert_eq!(
-        store.create_user(&user, event).await.unwrap(),
-        Some(user.id)
-    );
-    id
-}
-
 async fn instance_in(store: &Store) -> InstanceId {
     let id = InstanceId::new();
     let instance = NewInstance {
@@ -81,41 +64,6 @@ async fn instance_in(store: &Store) -> InstanceId {
     let wanted = store.want_instance(&instance, u32::MAX, None).await;
     assert_eq!(wanted.unwrap(), Wanted::Written);
     id
-}
-
-pub(crate) fn session_of(user: UserId) -> Session {
-    Session {
-        id: SessionId::new(),
-        user,
-        instance: None,
-        epoch: 0,
-        status: Status::Queued,
-        end_reason: None,
-        error_message: None,
-        name: None,
-        metadata: BTreeMap::from([("suite".to_owned(), "store".to_owned())]),
-        spec: SessionSpec {
-            browser: Browser::Shell,
-            width: 1280,
-            height: 720,
-            scale: 1.0,
-            user_agent: String::new(),
-            locale: String::new(),
-            timezone: String::new(),
-            dialogs: Dialogs::default(),
-            command_timeout_ms: 30_000,
-        },
-        timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_secs(60),
-        created_at: NOW,
-        started_at: None,
-        expires_at: NOW,
-        last_activity_at: NOW,
-        ended_at: None,
-        current_url: None,
-        current_title: None,
-        ending_reason: None,
-    }
 }
 
 fn admitted(id: CommandId, session: SessionId) -> Entry {
@@ -254,6 +202,70 @@ async fn an_instance_has_one_holder_and_a_user_no_more_than_the_quota() {
             let admitted = admitted.iter().filter(|it| **it).count();
             assert_eq!(admitted, QUOTA as usize, "{url}");
         }
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_word_that_comes_late_changes_nothing() {
+    const LIFE: Duration = Duration::from_secs(60);
+    let offering = Offering {
+        kind: "large".into(),
+        place: "a".into(),
+        market: Market::OnDemand,
+    };
+    let failure = Failure {
+        code: "launch_refused",
+        words: "no",
+        left_behind: false,
+    };
+    for url in &engines().urls {
+        let store = Store::open(url, NOW).await.unwrap();
+        let id = instance_in(&store).await;
+        let lead = store.take_lead("a", None, LIFE).await.unwrap().unwrap();
+        let request = NewRequest {
+            instance: id,
+            after: 0,
+            text: "{}",
+            offering: &offering,
+            image: "image",
+            at: NOW,
+        };
+        assert!(store.write_request(&request, lead).await.unwrap());
+        assert!(!store.write_request(&request, lead).await.unwrap(), "{url}");
+        let send = || async { store.sending(id, 1, NOW, lead).await.unwrap().unwrap() };
+        let (first, second) = (send().await, send().await);
+        // What was answered to the first is no news of the second.
+        assert!(
+            !store.refused(&first, None, "no", NOW).await.unwrap(),
+            "{url}"
+        );
+        let machine = Made {
+            reference: "m-1".into(),
+            instance: Some(id),
+            attempt: 1,
+            state: MachineState::Pending,
+            launched_at: NOW,
+            reason: None,
+            addresses: Addresses::default(),
+            kind: "large".into(),
+            zone: "a".into(),
+        };
+        assert!(store.accepted(id, 1, &machine).await.unwrap());
+        assert!(!store.refused(&second, None, "no", NOW).await.unwrap());
+        assert!(!store.launch_failed(id, 1, &failure, NOW).await.unwrap());
+        assert!(store.ready(id, NOW).await.unwrap());
+        // It came up after somebody saw that it had not.
+        let seen = Unless::Moved(InstanceStatus::Provisioning, 0);
+        let ended = store.end_instance(id, "boot_timeout", seen, NOW).await;
+        assert!(!ended.unwrap(), "{url}");
+        let another = store.take_lead("b", None, LIFE).await.unwrap();
+        assert_eq!(another, None, "{url}");
+        store.give_lead_back("a").await.unwrap();
+        let next = store.take_lead("b", None, LIFE).await.unwrap().unwrap();
+        assert!(next > lead);
+        let late = store.sending(id, 1, NOW, lead).await.unwrap();
+        assert_eq!(late, None, "{url}");
         store.close().await;
     }
 }

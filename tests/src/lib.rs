@@ -15,6 +15,7 @@ pub mod model_pool;
 pub mod model_provider;
 pub mod postgres;
 pub mod processes;
+pub mod rows;
 pub mod scripted_agent;
 pub mod services;
 pub mod site;
