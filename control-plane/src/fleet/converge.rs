@@ -5,7 +5,6 @@
 //!
 //! The way of a healthy start and the way out of a crash are the same.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::provider;
 use crate::relay::Contact;
+use crate::store::holders::Holder;
 use crate::store::instances::{NewInstance, Unless, Wanted};
 use crate::store::lead::LeadEpoch;
 use crate::store::queue::Queued;
@@ -138,6 +138,7 @@ impl Fleet {
             .into_iter()
             .map(|(row, step)| self.take_step(row, step, lead, lost))
             .collect();
+        let quiet = takes.is_empty();
         let progress = stream::iter(takes)
             .buffer_unordered(STEPS_AT_ONCE)
             .collect::<Vec<_>>()
@@ -157,7 +158,13 @@ impl Fleet {
         self.end_strangers(&matched, machines.len(), &mut done)
             .await?;
         self.sweep_tokens(&rows).await;
-        self.size(lead, lost, &mut done).await?;
+        // What a round without a step has read is as good as new.
+        let rows = if quiet {
+            rows
+        } else {
+            self.store.instances().await?
+        };
+        self.size(&rows, lead, lost, &mut done).await?;
         Ok(done)
     }
 
@@ -189,19 +196,17 @@ impl Fleet {
         done: &mut Converged,
     ) -> Result<Vec<(&'a Instance, Step)>, Error> {
         let mut steps = Vec::new();
-        let mut patience: HashMap<UserId, Duration> = HashMap::new();
+        let pool = self.pool();
+        // Only those who leave one idle are asked for what they have patience for.
+        let idle = rows.iter().filter(|it| it.sessions == 0);
+        let holders: Vec<UserId> = idle.filter_map(|it| it.assigned_to).collect();
+        let holders = self.store.holders(&holders).await?;
         for row in rows {
-            let patience = match row.assigned_to {
-                None => self.pool().idle,
-                Some(holder) => match patience.get(&holder) {
-                    Some(known) => *known,
-                    None => {
-                        let theirs = self.patience_of(holder).await?;
-                        patience.insert(holder, theirs);
-                        theirs
-                    }
-                },
-            };
+            let holder = row.assigned_to.and_then(|id| holders.get(&id));
+            let patience = holder.map_or(pool.idle, |it| {
+                // As the pool has it, or shorter where they want it ended sooner.
+                it.settings.ec2_preferences.patience(pool.idle)
+            });
             let view = View {
                 row,
                 machine: machines.get(&row.id).copied(),
@@ -216,13 +221,6 @@ impl Fleet {
             }
         }
         Ok(steps)
-    }
-
-    /// How long a holder may leave an instance idle: as the pool has it, or shorter
-    /// where they want it ended sooner.
-    async fn patience_of(&self, holder: UserId) -> Result<Duration, Error> {
-        let settings = self.store.settings(holder).await?.unwrap_or_default().0;
-        Ok(settings.ec2_preferences.patience(self.pool().idle))
     }
 
     pub(super) fn rules(&self) -> Rules {
@@ -391,14 +389,14 @@ impl Fleet {
     /// Wants more instances, or fewer.
     async fn size(
         &self,
+        rows: &[Instance],
         lead: LeadEpoch,
         lost: Lost<'_>,
         done: &mut Converged,
     ) -> Result<(), Error> {
         let now = clock::now();
-        let rows = self.store.instances().await?;
         let pool = self.pool();
-        let plan = self.plan(&rows, now).await?;
+        let plan = self.plan(rows, now).await?;
         for (id, reason) in &plan.retire {
             // Between the look and now somebody may have got it: then it stays. A sick one
             // is of no use to its holder either.
@@ -501,28 +499,21 @@ impl Fleet {
     /// # Errors
     /// Where the database fails.
     pub async fn waiting(&self, queue: &[Queued]) -> Result<Vec<placement::Waiting>, Error> {
-        type Limits = (u32, Option<String>);
-        let mut users: HashMap<UserId, (Option<Timestamp>, Limits)> = HashMap::new();
-        let mut waiting = Vec::with_capacity(queue.len());
-        for queued in queue {
-            let (served_at, (instances_max, kind)) = match users.entry(queued.user) {
-                Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(place) => {
-                    let served_at = self.store.last_served(queued.user).await?;
-                    let limits = self.limits_of(queued.user).await?;
-                    place.insert((served_at, limits)).clone()
-                }
-            };
-            waiting.push(placement::Waiting {
+        let users: HashSet<UserId> = queue.iter().map(|it| it.user).collect();
+        let users: Vec<UserId> = users.into_iter().collect();
+        let users = self.store.holders(&users).await?;
+        let waiting = queue.iter().map(|queued| {
+            let user = users.get(&queued.user);
+            placement::Waiting {
                 session: queued.session,
                 user: queued.user,
                 since: queued.since,
-                served_at,
-                instances_max,
-                kind,
-            });
-        }
-        Ok(waiting)
+                served_at: user.and_then(|it| it.served_at),
+                instances_max: self.instances_max(user),
+                kind: user.and_then(|it| it.settings.ec2_preferences.instance_type.clone()),
+            }
+        });
+        Ok(waiting.collect())
     }
 
     /// How many instances a user may hold, and the kind that they prefer.
@@ -530,13 +521,17 @@ impl Fleet {
     /// # Errors
     /// Where the database fails.
     pub async fn limits_of(&self, user: UserId) -> Result<(u32, Option<String>), Error> {
-        let quotas = self.store.user(user).await?.map(|it| it.quotas);
-        let settings = self.store.settings(user).await?.unwrap_or_default().0;
-        let instances = quotas.and_then(|it| it.instances);
+        let holder = self.store.holders(&[user]).await?.remove(&user);
+        let most = self.instances_max(holder.as_ref());
         Ok((
-            instances.unwrap_or(self.settings.instances_per_user),
-            settings.ec2_preferences.instance_type,
+            most,
+            holder.and_then(|it| it.settings.ec2_preferences.instance_type),
         ))
+    }
+
+    fn instances_max(&self, holder: Option<&Holder>) -> u32 {
+        let theirs = holder.and_then(|it| it.instances_max);
+        theirs.unwrap_or(self.settings.instances_per_user)
     }
 
     async fn learn_image(&self) -> Result<(), Error> {

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 
 use super::lead::LeadEpoch;
-use super::{Error, Store, column, json_of, json_or_default, parsed, parsed_or_null, time_or_null};
+use super::{
+    BATCH_MAX, Error, Store, column, json_of, json_or_default, parsed, parsed_or_null, places,
+    time_or_null,
+};
 use crate::domain::health::Figures;
 use crate::domain::instance::{
     Attempt, AttemptState, Instance, Parking, Restart, RestartMode, Since, Stage, Status,
@@ -26,9 +29,6 @@ const SELECT: &str = "select id, provider, region, reference, status, generation
     private_ip, \
     (select count(*) from sessions where instance_id = instances.id and status_rank < 4) as sessions \
     from instances";
-
-/// Rows that are sent in one statement.
-const BATCH_MAX: usize = 500;
 
 /// An instance that is to be.
 #[derive(Debug, Clone)]
@@ -577,10 +577,9 @@ impl Store {
     pub async fn ended_among(&self, ids: &[InstanceId]) -> Result<HashSet<InstanceId>, Error> {
         let mut ended = HashSet::new();
         for batch in ids.chunks(BATCH_MAX) {
-            let places: Vec<String> = (1..=batch.len()).map(|it| format!("${it}")).collect();
             let sql = format!(
                 "select id from instances where status = 'terminated' and id in ({})",
-                places.join(", ")
+                places(batch.len())
             );
             let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
             for id in batch {

@@ -9,6 +9,7 @@ pub mod access;
 pub mod audit;
 pub mod commands;
 pub mod error;
+pub mod holders;
 pub mod idempotency;
 pub mod identities;
 pub mod instances;
@@ -90,6 +91,15 @@ impl Store {
         self.read.close().await;
         self.write.close().await;
     }
+}
+
+/// Rows that one statement asks for, or that are sent in one.
+const BATCH_MAX: usize = 500;
+
+/// Placeholders of so many values: `$1, $2, …`
+fn places(count: usize) -> String {
+    let places: Vec<String> = (1..=count).map(|it| format!("${it}")).collect();
+    places.join(", ")
 }
 
 /// What several statements share that happen together or not at all.

@@ -2,7 +2,7 @@
 
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 
-use super::{Error, Store, column, parsed, time_or_null};
+use super::{Error, Store, column, parsed};
 use crate::domain::time::Timestamp;
 
 /// A session that waits.
@@ -40,22 +40,6 @@ impl Store {
             })
         })
         .collect()
-    }
-
-    /// When a session of this user last began; `None`: none did.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn last_served(&self, user: UserId) -> Result<Option<Timestamp>, Error> {
-        // They are served in the order in which they came, so the newest is the last.
-        let row = sqlx::query(
-            "select started_at from sessions where user_id = $1 and started_at is not null \
-             order by id desc limit 1",
-        )
-        .bind(user.to_string())
-        .fetch_optional(&self.read)
-        .await?;
-        row.map_or(Ok(None), |row| time_or_null(&row, "started_at"))
     }
 
     /// Notes that somebody waits for a session until then. `false`: it does not wait
