@@ -19,3 +19,6 @@ mod session;
 mod sessions;
 pub mod tasks;
 pub mod telemetry;
+
+/// When an agent dials again: what stands in for many of them has to be as patient.
+pub use link::backoff::Backoff;

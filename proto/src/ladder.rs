@@ -37,8 +37,8 @@ pub const ANSWER_GRACE: Duration = Duration::from_millis(1_500);
 /// How much later than its deadline a command may get its final outcome.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(2);
 
-/// First wait of an agent before it dials again; doubles up to
-/// [`RECONNECT_MAX`], full jitter.
+/// Longest first wait of an agent before it dials again; later ones grow with the time
+/// that it is away, up to [`RECONNECT_MAX`].
 pub const RECONNECT_MIN: Duration = Duration::from_millis(500);
 /// Longest wait of an agent before it dials again.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);

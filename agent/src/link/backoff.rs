@@ -1,4 +1,9 @@
 //! How long to wait before dialing again. Pure: randomness comes in.
+//!
+//! Whoever has been away for a while waits as long again, or half of it. So all who lost
+//! the same control plane come back within the time that it was away, spread over it:
+//! waits between nothing and twice the last one would bring most of them back in the
+//! first moments, and some long after all others.
 
 use std::time::Duration;
 
@@ -8,12 +13,15 @@ use browserfleet_proto::ladder;
 /// control plane that restarts often is then away for little longer than it is, and one
 /// that drops its agents at once is left alone more and more.
 const WAIT_FOR_HELD: u32 = 2;
+/// What part of a wait is certain, once there was one.
+const CERTAIN: f64 = 0.5;
 
-/// Full jitter over a bound that doubles with each failure. A link that held for a
-/// while takes failures back, and one that held for [`ladder::RECONNECT_STABLE`] all.
+/// Waits that grow with the time for which there was no link. One that held for a while
+/// takes most of it back, and one that held for [`ladder::RECONNECT_STABLE`] all.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    failures: u32,
+    /// What was waited since a link last held.
+    away: Duration,
 }
 
 impl Backoff {
@@ -22,26 +30,21 @@ impl Backoff {
     /// server asked for is the least.
     pub fn after(&mut self, held: Duration, random: f64, asked: Option<Duration>) -> Duration {
         if held >= ladder::RECONNECT_STABLE {
-            self.failures = 0;
+            self.away = Duration::ZERO;
         } else if !held.is_zero() {
             let longest = held.max(ladder::RECONNECT_MIN) * WAIT_FOR_HELD;
-            while self.bound() > longest {
-                self.failures -= 1;
-            }
+            self.away = self.away.min(longest);
         }
-        let bound = self.bound();
-        if bound < ladder::RECONNECT_MAX {
-            self.failures += 1;
-        }
-        let wait = bound.mul_f64(random.clamp(0.0, 1.0));
+        // All lose a control plane at the same moment: the first waits are spread over
+        // all of the shortest one.
+        let certain = if self.away.is_zero() { 0.0 } else { CERTAIN };
+        let longest = self
+            .away
+            .clamp(ladder::RECONNECT_MIN, ladder::RECONNECT_MAX);
+        let wait = longest.mul_f64(certain + (1.0 - certain) * random.clamp(0.0, 1.0));
+        self.away = (self.away + wait).min(ladder::RECONNECT_MAX);
         // Everybody was told the same time; the jitter keeps them apart.
         asked.map_or(wait, |asked| asked + wait)
-    }
-
-    fn bound(self) -> Duration {
-        ladder::RECONNECT_MIN
-            .saturating_mul(2_u32.saturating_pow(self.failures))
-            .min(ladder::RECONNECT_MAX)
     }
 }
 
@@ -49,26 +52,44 @@ impl Backoff {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::TestRng;
+
+    fn away_for(seconds: u64) -> Backoff {
+        Backoff {
+            away: Duration::from_secs(seconds),
+        }
+    }
 
     #[test]
-    fn the_bound_doubles_up_to_its_maximum() {
+    fn waits_double_up_to_their_maximum() {
         let mut backoff = Backoff::default();
-        let waits: Vec<u128> = (0..8)
+        let waits: Vec<u128> = (0..9)
             .map(|_| backoff.after(Duration::ZERO, 1.0, None).as_millis())
             .collect();
-        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+        assert_eq!(
+            waits,
+            [500, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+        );
+    }
+
+    #[test]
+    fn the_first_wait_may_be_none_and_each_later_one_is_some() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.after(Duration::ZERO, 0.0, None), Duration::ZERO);
+        let mut backoff = away_for(8);
+        let wait = backoff.after(Duration::ZERO, 0.0, None);
+        assert_eq!(wait, Duration::from_secs(4));
     }
 
     #[test]
     fn a_link_that_held_wipes_the_slate() {
-        let mut backoff = Backoff { failures: 9 };
-        let wait = backoff.after(ladder::RECONNECT_STABLE, 1.0, None);
+        let wait = away_for(9).after(ladder::RECONNECT_STABLE, 1.0, None);
         assert_eq!(wait, ladder::RECONNECT_MIN);
     }
 
     #[test]
     fn a_link_that_held_for_a_while_is_not_waited_for_much_longer() {
-        let mut backoff = Backoff { failures: 6 };
+        let mut backoff = away_for(20);
         let held = Duration::from_secs(2);
         assert_eq!(backoff.after(held, 1.0, None), Duration::from_secs(4));
         // A dial that failed is no reason to hurry.
@@ -76,14 +97,48 @@ mod tests {
         assert_eq!(dialed, Duration::from_secs(8));
     }
 
+    /// How much busier than the mean the busiest second may be in which agents come back.
+    const PEAK_MAX: f64 = 3.0;
+    const AGENTS: usize = 500;
+
+    /// When agents come back to a control plane that was away for so long, in seconds
+    /// since it is there again.
+    fn arrivals(away: f64, random: &mut TestRng) -> Vec<f64> {
+        let one = |_| {
+            let (mut backoff, mut now) = (Backoff::default(), 0.0);
+            while now < away {
+                now += backoff
+                    .after(Duration::ZERO, random.random(), None)
+                    .as_secs_f64();
+            }
+            now - away
+        };
+        (0..AGENTS).map(one).collect()
+    }
+
     proptest! {
         #[test]
-        fn no_wait_is_longer_than_asked_and_the_maximum(failures in 0..64u32, held in 0..100_000u64, random in 0.0..=1.0f64, asked in proptest::option::of(0..100u64)) {
+        fn no_wait_is_longer_than_asked_and_the_maximum(away in 0..100u64, held in 0..100_000u64, random in 0.0..=1.0f64, asked in proptest::option::of(0..100u64)) {
             let asked = asked.map(Duration::from_secs);
             let held = Duration::from_millis(held);
-            let wait = Backoff { failures }.after(held, random, asked);
+            let wait = away_for(away).after(held, random, asked);
             let least = asked.unwrap_or_default();
             prop_assert!(wait >= least && wait <= least + ladder::RECONNECT_MAX);
+        }
+
+        #[test]
+        fn all_come_back_spread_over_the_time_that_they_were_away(away in 0.1..100.0f64, mut random in any::<u64>().prop_perturb(|_, random| random)) {
+            let arrivals = arrivals(away, &mut random);
+            let first = arrivals.iter().copied().fold(f64::MAX, f64::min);
+            let last = arrivals.iter().copied().fold(0.0, f64::max);
+            prop_assert!(last <= away.clamp(0.5, 30.0), "the last after {last} s");
+            let mut seconds = vec![0_u32; (last - first) as usize + 1];
+            for at in &arrivals {
+                seconds[(at - first) as usize] += 1;
+            }
+            let mean = AGENTS as f64 / (last - first).max(1.0);
+            let peak = f64::from(seconds.into_iter().max().unwrap_or(0)) / mean;
+            prop_assert!(peak <= PEAK_MAX, "{peak:.2} times the mean");
         }
     }
 }
