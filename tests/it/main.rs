@@ -22,6 +22,7 @@ mod hostile_pages;
 mod layers;
 mod link_faults;
 mod mail;
+mod many_agents;
 mod metrics;
 mod model_pool;
 mod odd_agents;

@@ -9,13 +9,21 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-struct Pair {
-    worlds: [World; 2],
-    postgres: Postgres,
+/// Two control planes, their database and their keys.
+pub struct Pair {
+    /// The first to start leads the pool.
+    pub worlds: [World; 2],
+    /// Its database is `fleet`.
+    pub postgres: Postgres,
     _keys: TempDir,
 }
 
 async fn pair() -> Pair {
+    pair_of(Plan::default().with("POOL_WARM", 0)).await
+}
+
+/// Two control planes of this plan over one database.
+pub async fn pair_of(plan: Plan) -> Pair {
     use std::os::unix::fs::PermissionsExt;
     let (postgres, keys) = (Postgres::start().unwrap(), TempDir::new().unwrap());
     let mut files = Vec::new();
@@ -26,11 +34,10 @@ async fn pair() -> Pair {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         files.push(file.display().to_string());
     }
-    let plan = Plan::default()
+    let plan = plan
         .with("DATABASE_URL", postgres.database("fleet").unwrap())
         .with("SIGNING_KEYS", &files[0])
-        .with("SEALING_KEY", &files[1])
-        .with("POOL_WARM", 0);
+        .with("SEALING_KEY", &files[1]);
     let one = plan.clone().start().await.unwrap();
     let other = plan.start().await.unwrap();
     Pair {

@@ -62,13 +62,16 @@ impl Machines {
         let folder = TempDir::new()?;
         let program = folder.path().join("browserfleet-agent");
         let notes = folder.path().display();
+        // Nobody writes to it: whoever opens it waits, and costs nothing meanwhile.
+        let silence = folder.path().join("browserfleet-agent.silence");
+        nix::unistd::mkfifo(&silence, nix::sys::stat::Mode::S_IRWXU)?;
         // The note appears whole: it is written elsewhere and moved.
         let script = format!(
             "#!/bin/sh\nread -r token || exit 1\nnote={notes}/$BROWSERFLEET_INSTANCE_ID\n\
              printf '%s\\n%s\\n%s\\n' \"$token\" \"$BROWSERFLEET_CONTROL_PLANE\" \
              \"$BROWSERFLEET_CA_FILE\" > \"$note\"\nmv \"$note\" \"$note.note\"\n\
-             exec tail -f {}\n",
-            program.display()
+             exec cat {}\n",
+            silence.display()
         );
         std::fs::write(&program, script)?;
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
