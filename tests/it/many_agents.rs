@@ -136,7 +136,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// How much busier than the mean the busiest second may be.
 const PEAK_MAX: f64 = 3.0;
 /// How long the control plane is away.
-const AWAY: Duration = Duration::from_secs(8);
+const AWAY: Duration = Duration::from_secs(15);
 /// How often somebody signs in meanwhile.
 const SIGN_IN_EVERY: Duration = Duration::from_secs(1);
 /// How long signing in may take meanwhile.

@@ -116,12 +116,12 @@ impl Sessions {
         let id = session.id;
         let opening = self.openings.expect(id);
         self.queued.send_modify(|count| *count += 1);
-        let patience = if outlook == Outlook::Now {
-            wait.max(PLACING_GRACE)
+        let grace = if outlook == Outlook::Now {
+            PLACING_GRACE
         } else {
-            wait
+            Duration::ZERO
         };
-        let live = self.wait_for(id, &opening, patience).await;
+        let live = self.wait_for(id, &opening, wait, grace).await;
         self.openings.forget(id);
         if live? {
             let session = self.store.session(id).await?;
@@ -211,16 +211,18 @@ impl Sessions {
         }
     }
 
-    /// Waits until a session is live (`true`), or has waited for `patience` without
-    /// an instance (`false`).
+    /// Waits until a session is live (`true`), or has waited for `wait` without an
+    /// instance (`false`): for `grace` at the least, unless another has got its place.
     async fn wait_for(
         &self,
         id: SessionId,
         opening: &Opening,
-        patience: Duration,
+        wait: Duration,
+        grace: Duration,
     ) -> Result<bool, Error> {
         let mut stage = opening.follow();
-        let latest = Instant::now() + patience;
+        let began = Instant::now();
+        let mut latest = began + wait.max(grace);
         let mut placed_at = None;
         loop {
             let now_at = *stage.borrow_and_update();
@@ -229,6 +231,7 @@ impl Sessions {
                 Stage::Placed => {
                     placed_at.get_or_insert_with(Instant::now);
                 }
+                Stage::PassedOver => latest = began + wait,
                 Stage::Queued => {}
             }
             let until = match placed_at {

@@ -34,6 +34,8 @@ const BOOT_GUESS: Duration = Duration::from_secs(60);
 pub(super) enum Stage {
     /// It waits for an instance.
     Queued,
+    /// It waits on, after a round in which there was none for it.
+    PassedOver,
     /// It has one.
     Placed,
     /// It is live, or failed.
@@ -78,6 +80,19 @@ impl Openings {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opening) = all.get(&id) {
             opening.stage.send_replace(Stage::Placed);
+        }
+    }
+
+    fn passed_over(&self, id: SessionId) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opening) = all.get(&id) {
+            opening.stage.send_if_modified(|stage| {
+                let is_news = *stage == Stage::Queued;
+                if is_news {
+                    *stage = Stage::PassedOver;
+                }
+                is_news
+            });
         }
     }
 
@@ -193,13 +208,17 @@ impl Sessions {
             let Some(epoch) = epoch else { continue };
             tracing::debug!(session.id = %session, instance.id = %instance, epoch, "session placed");
             done.placed += 1;
+            queue.retain(|it| it.session != session);
             self.openings.placed(session);
             let this = Arc::clone(self);
             self.tasks.spawn("start session", async move {
                 this.start_placed(session, instance, epoch).await;
             });
         }
-        done.waiting = queue.len() - done.placed;
+        done.waiting = queue.len();
+        for waiting in &queue {
+            self.openings.passed_over(waiting.session);
+        }
         // Taken back for those whose turn it is; those that are in use follow later.
         let empty = |it: &&Instance| claims.contains(&it.id) && it.sessions == 0;
         for row in rows.iter().filter(empty) {
