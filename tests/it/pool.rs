@@ -126,6 +126,17 @@ async fn whoever_gets_a_warm_instance_leaves_another_one() {
 }
 
 #[tokio::test]
+async fn a_stop_in_the_midst_of_launches_leaves_nothing() {
+    for delay_ms in (0..200).step_by(15) {
+        let kit = Machines::new().unwrap();
+        let plan = scripted(&kit).with("POOL_WARM", 20).with("POOL_MAX", 20);
+        let world = plan.start().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn what_administrators_want_holds_at_once_and_has_to_make_sense() {
     let kit = Machines::new().unwrap();
     let plan = scripted(&kit).with("POOL_WARM", 0).with("POOL_MAX", 4);

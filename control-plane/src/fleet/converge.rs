@@ -88,6 +88,15 @@ pub struct Converged {
     pub next: Option<Duration>,
 }
 
+/// Whether there are rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounds {
+    /// One after another.
+    Go,
+    /// No more: the machines end with this process.
+    Over,
+}
+
 /// Is told of each instance that is lost to its sessions, and why.
 pub type Lost<'a> = &'a (dyn Fn(InstanceId, String) + Sync);
 
@@ -97,6 +106,14 @@ impl Fleet {
     /// # Errors
     /// Where the database or the provider fails; what was done is done.
     pub async fn converge(&self, lost: Lost<'_>) -> Result<Converged, Error> {
+        let rounds = self.rounds.lock().await;
+        match *rounds {
+            Rounds::Go => self.round(lost).await,
+            Rounds::Over => Ok(Converged::default()),
+        }
+    }
+
+    async fn round(&self, lost: Lost<'_>) -> Result<Converged, Error> {
         self.read_pool().await?;
         let Some(lead) = self.lead.hold(&self.store).await? else {
             // For those who wait here, and are told for how long and why.
@@ -568,6 +585,8 @@ impl Fleet {
             self.lead.give_back(&self.store).await;
             return Ok(());
         }
+        // A round that is under way may be launching what nobody would end any more.
+        *self.rounds.lock().await = Rounds::Over;
         let rows = self.store.instances().await?;
         let ends = rows.iter().map(|row| self.end_with_us(row, lost));
         for ended in futures_util::future::join_all(ends).await {

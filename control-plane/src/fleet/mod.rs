@@ -32,7 +32,7 @@ pub use lead::Replica;
 pub use pool::{MarketPolicy, Overrides, Pool, PoolCounts, PoolReport, Settings};
 
 use authorities::Authorities;
-use converge::Memory;
+use converge::{Memory, Rounds};
 use lead::Lead;
 use presence::Presence;
 
@@ -51,6 +51,8 @@ pub struct Fleet {
     pool: watch::Sender<Pool>,
     presence: Presence,
     memory: Mutex<Memory>,
+    /// Held while one is under way.
+    rounds: tokio::sync::Mutex<Rounds>,
     wake: watch::Sender<u64>,
     /// Changes when an instance may have room for somebody who waits.
     rooms: watch::Sender<u64>,
@@ -85,6 +87,7 @@ impl Fleet {
             pool: watch::Sender::new(pool),
             presence: Presence::default(),
             memory: Mutex::default(),
+            rounds: tokio::sync::Mutex::new(Rounds::Go),
             wake: watch::Sender::new(0),
             rooms: watch::Sender::new(0),
             refusals_told: DefaultDirectRateLimiter::direct(enrol::REFUSALS_TOLD),
