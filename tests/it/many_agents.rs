@@ -19,11 +19,14 @@ use super::replicas::{Pair, pair_of};
 /// How long a start, an end or a handover may take.
 const SOON: Duration = Duration::from_secs(15);
 
-/// Users who want the one instance, and how often each asks at once.
+/// Held by tests that take all of a machine: two of them at once measure each other.
+static WHOLE_MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Users who want the one instance, and how many requests they make at once.
 const USERS: usize = 10;
 const ASKING: usize = 50;
 /// How long they go on with it.
-const ROUNDS_LAST: Duration = Duration::from_secs(45);
+const ROUNDS_LAST: Duration = Duration::from_secs(30);
 
 struct Race {
     pair: Pair,
@@ -88,6 +91,7 @@ async fn end(caller: &Caller, session: &str) {
 
 #[tokio::test]
 async fn of_fifty_who_ask_two_control_planes_at_once_one_gets_the_instance() {
+    let _alone = WHOLE_MACHINE.lock().await;
     let kit = Machines::new().unwrap();
     let plan = Plan::default()
         .with("LOCAL_AGENT", kit.program().display())
@@ -182,6 +186,7 @@ async fn many(world: &World, kit: &mut Machines, arrivals: &Arrivals) -> JoinSet
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_agents_come_back_apart_and_soon_and_users_sign_in_meanwhile() {
+    let _alone = WHOLE_MACHINE.lock().await;
     let mut kit = Machines::new().unwrap();
     let mut world = Plan::default()
         .with("LOCAL_AGENT", kit.program().display())

@@ -621,13 +621,12 @@ async fn launches_that_fail_are_held_back(program: &str, failure: &str) {
 }
 
 #[tokio::test]
-async fn agents_that_end_at_their_start_are_not_started_again_and_again() {
-    let program = "#!/bin/sh\nread -r token\nexit 7\n";
-    launches_that_fail_are_held_back(program, "exit status: 7").await;
-}
-
-#[tokio::test]
-async fn a_program_that_is_none_is_not_started_again_and_again() {
-    let program = "#!/no/such/interpreter\n";
-    launches_that_fail_are_held_back(program, "No such file").await;
+async fn launches_that_fail_are_tried_one_by_one_and_by_and_by() {
+    let ends_at_once = "#!/bin/sh\nread -r token\nexit 7\n";
+    let is_no_program = "#!/no/such/interpreter\n";
+    // Both wait for most of it.
+    tokio::join!(
+        launches_that_fail_are_held_back(ends_at_once, "exit status: 7"),
+        launches_that_fail_are_held_back(is_no_program, "No such file"),
+    );
 }

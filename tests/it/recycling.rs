@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 
 use browserfleet_control_plane::domain::time::Timestamp;
 use browserfleet_control_plane::store::Store;
+use browserfleet_proto::agent::v1::from_agent::Body as Said;
+use browserfleet_proto::agent::v1::to_agent::Body as Heard;
+use browserfleet_proto::agent::v1::{Recycled, SessionEnded};
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_tests::api::{Caller, Session};
+use browserfleet_tests::scripted_agent::{Link, Machines};
 use browserfleet_tests::traces::{CANARY, FIND, LEAVE, Traces};
 use browserfleet_tests::world::{Plan, World};
 use browserfleet_tests::{eventually, processes};
@@ -26,8 +30,11 @@ const KINDS_MIN: usize = 27;
 
 /// One instance, which goes to the next user as soon as nothing of the last is on it.
 async fn one_instance() -> World {
-    Plan::default()
-        .with("POOL_REUSE", "proven-clean")
+    one_instance_of(Plan::default()).await
+}
+
+async fn one_instance_of(plan: Plan) -> World {
+    plan.with("POOL_REUSE", "proven-clean")
         .with("POOL_IDLE_MS", 0)
         .with("POOL_WARM", 1)
         .with("POOL_MAX", 1)
@@ -254,34 +261,76 @@ async fn what_a_browser_left_behind_is_ended_and_removed() {
     world.stop().await;
 }
 
+/// The lease that an agent is told to remove all traces of.
+async fn recycling(link: &mut Link) -> u64 {
+    loop {
+        match link.hear().await.unwrap() {
+            Some(Heard::Recycle(recycle)) => return recycle.epoch,
+            Some(_) => {}
+            None => panic!("the link ended before"),
+        }
+    }
+}
+
+/// A session of this caller over this link, from its beginning to its end.
+async fn one_session(link: &mut Link, caller: &Caller) -> String {
+    let (session, opened) = tokio::join!(caller.open(json!({})), link.open());
+    opened.unwrap();
+    let instance = instance_of(&session).await;
+    let ends = async {
+        loop {
+            if let Some(Heard::EndSession(end)) = link.hear().await.unwrap() {
+                let ended = SessionEnded {
+                    session_id: end.session_id,
+                    epoch: end.epoch,
+                    ..SessionEnded::default()
+                };
+                return link.report(Said::SessionEnded(ended)).await.unwrap();
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(session.end(), ends);
+    ended.ok();
+    instance
+}
+
+fn recycled(epoch: u64, residue: &[&str]) -> Said {
+    let residue = residue.iter().map(|it| (*it).to_owned()).collect();
+    Said::Recycled(Recycled { epoch, residue })
+}
+
 #[tokio::test]
 async fn an_instance_that_cannot_be_made_clean_goes_to_nobody() {
-    let world = one_instance().await;
+    let mut kit = Machines::new().unwrap();
+    let world = one_instance_of(Plan::default().with("LOCAL_AGENT", kit.program().display())).await;
+    let mut link = kit.next().await.unwrap().link().await.unwrap();
     let (alice, bob) = (world.user("alice").await, world.user("bob").await);
-    let session = alice.open(json!({})).await;
-    let instance = instance_of(&session).await;
-    let file = browsers(&world, &instance).join("residue");
-    // It is there again whenever it is removed.
-    let script = format!("while :; do : > '{}'; done 2> /dev/null", file.display());
-    let writer = run(&script, Path::new("/"));
-    eventually("it is there", SOON, || async { file.exists() }).await;
-    session.end().await.ok();
-    eventually("it is found", SOON, || async {
-        world.log().contains("something of the last holder is left")
-    })
-    .await;
-    drop(writer);
-    let next = bob.open(json!({})).await;
-    assert_ne!(instance_of(&next).await, instance);
-    assert_eq!(next.value("1").await, 1);
+    let instance = one_session(&mut link, &alice).await;
+    let first = recycling(&mut link).await;
+    link.report(recycled(first, &[])).await.unwrap();
+    // The next one gets it; what is said late of the lease before changes nothing.
+    let again = one_session(&mut link, &bob).await;
+    assert_eq!(again, instance);
+    let second = recycling(&mut link).await;
+    assert!(second > first);
+    link.report(recycled(first, &["a cookie"])).await.unwrap();
     let admin = world.administrator().await;
     let path = format!("/api/ec2/instances/{instance}/status");
+    let shown = || async { admin.get(&path).await.ok() };
+    eventually("it is being made clean", SOON, || async {
+        let shown = shown().await;
+        (&shown["status"], &shown["phase"]) == (&"running".into(), &"recycling".into())
+    })
+    .await;
+
+    link.report(recycled(second, &["a cookie"])).await.unwrap();
     eventually("it is over", SOON, || async {
-        let shown = admin.get(&path).await.ok();
+        let shown = shown().await;
         (&shown["status"], &shown["error_code"]) == (&"terminated".into(), &"residue".into())
     })
     .await;
-    next.end().await.ok();
-    // The agent complains of what it found, as it should: this log is not quiet.
-    drop(world);
+    let mut other = kit.next().await.unwrap().link().await.unwrap();
+    let next = one_session(&mut other, &alice).await;
+    assert_ne!(next, instance);
+    world.stop().await;
 }
