@@ -135,10 +135,15 @@ def called(*folders: str) -> set[str]:
     }
     words = set()
     for folder in folders:
-        for path in (ROOT / folder).rglob("*.rs"):
-            # Tests beside the code call nobody.
-            text = path.read_text().split("#[cfg(test)]")[0]
-            if "aws_sdk_" in text:
+        # Tests beside the code call nobody.
+        texts = {
+            path: path.read_text().split("#[cfg(test)]")[0]
+            for path in (ROOT / folder).rglob("*.rs")
+        }
+        # A module's client is named in one of its files, and called in any.
+        callers = {path.parent for path, text in texts.items() if "aws_sdk_" in text}
+        for path, text in texts.items():
+            if path.parent in callers:
                 words |= set(re.findall(r"\.([a-z_]+)\(\)", text))
                 words |= set(re.findall(r"operation::([a-z_]+)::", text))
     found = {known[it] for it in words if it in known}
