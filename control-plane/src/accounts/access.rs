@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use browserfleet_proto::ids::{ApiKeyId, LoginId, UserId};
+use tokio::sync::watch;
 
 use super::CurrentUser;
 use super::tokens::ACCESS_TOKEN_LIFE;
@@ -40,13 +41,23 @@ struct Known {
     /// Changed here, and not yet found in the database again.
     urgent: HashMap<UserId, AccessOf>,
     keys: HashMap<String, KnownKey>,
+    revoked_keys: HashMap<ApiKeyId, Timestamp>,
     looked_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Access(RwLock<Known>);
+pub(super) struct Access {
+    known: RwLock<Known>,
+    /// Changes when something ended.
+    endings: watch::Sender<u64>,
+}
 
 impl Access {
+    /// Changes when something ended: whoever has a socket looks again then.
+    pub(super) fn endings(&self) -> watch::Receiver<u64> {
+        self.endings.subscribe()
+    }
+
     /// Whether what this caller was given is still good.
     pub(super) fn is_good(&self, user: &CurrentUser) -> bool {
         self.holds(user.id, user.credential, user.access_version)
@@ -54,10 +65,10 @@ impl Access {
 
     /// Whether what this user was given under this version still holds.
     pub(super) fn holds(&self, user: UserId, credential: Credential, version: i64) -> bool {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let ended = match credential {
             Credential::Login(login) => known.logins.contains_key(&login),
-            Credential::Key(_) => false,
+            Credential::Key(key) => known.revoked_keys.contains_key(&key),
         };
         let learned = known.users.get(&user).map(|(access, _)| access);
         let former = learned
@@ -69,7 +80,7 @@ impl Access {
 
     /// The caller of a key that was looked up lately.
     pub(super) fn key(&self, hash: &str, now: Timestamp) -> Option<CurrentUser> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let key = known.keys.get(hash)?;
         let fresh = now.since(key.read_at) < KEY_LIFE;
         let living = key.expires_at.is_none_or(|at| at > now);
@@ -85,7 +96,7 @@ impl Access {
         expires_at: Option<Timestamp>,
         now: Timestamp,
     ) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.keys.len() >= KEYS_MAX {
             known.keys.clear();
         }
@@ -104,14 +115,16 @@ impl Access {
     /// Refuses what somebody was given before, at once. What they hold is ended
     /// once [`Access::learn`] tells of it.
     pub(super) fn bar(&self, access: AccessOf) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.keys.retain(|_, it| it.user.id != access.user);
         known.urgent.insert(access.user, access);
+        drop(known);
+        self.endings.send_modify(|count| *count += 1);
     }
 
     /// From when on endings are to be looked for.
     pub(super) fn look_from(&self, now: Timestamp) -> Timestamp {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let back = |from: Timestamp, by: Duration| {
             Timestamp(from.0 - i64::try_from(by.as_micros()).unwrap_or(0))
         };
@@ -123,20 +136,26 @@ impl Access {
 
     /// Learns what ended, and gives the users whose access changed since.
     pub(super) fn learn(&self, endings: Endings, now: Timestamp, looked: bool) -> Vec<AccessOf> {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let before = (known.logins.len(), known.revoked_keys.len());
         for login in endings.logins {
             known.logins.entry(login).or_insert(now);
         }
         known.keys.retain(|_, it| !endings.keys.contains(&it.key));
+        for key in endings.keys {
+            known.revoked_keys.entry(key).or_insert(now);
+        }
+        let mut news = before != (known.logins.len(), known.revoked_keys.len());
         let mut changed = Vec::new();
         for access in endings.users {
-            let news = known
+            let changes = known
                 .users
                 .get(&access.user)
                 .is_none_or(|(before, _)| before.version < access.version);
-            if !news {
+            if !changes {
                 continue;
             }
+            news = true;
             known.keys.retain(|_, it| it.user.id != access.user);
             known.urgent.remove(&access.user);
             known.users.insert(access.user, (access, now));
@@ -146,7 +165,12 @@ impl Access {
             known.looked_at = Some(now);
             let late = |at: &Timestamp| now.since(*at) < MEMORY;
             known.logins.retain(|_, at| late(at));
+            known.revoked_keys.retain(|_, at| late(at));
             known.users.retain(|_, (_, at)| late(at));
+        }
+        drop(known);
+        if news {
+            self.endings.send_modify(|count| *count += 1);
         }
         changed
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use browserfleet_proto::ids::UserId;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::clock;
 use crate::config::{self, Registration};
@@ -33,7 +34,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::user::{Email, Role, User};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::access::AccessOf;
+use crate::store::access::{AccessOf, Good};
 
 pub use administer::Changes;
 pub use keys::{NewKey, ShownKey};
@@ -56,6 +57,12 @@ use tokens::Tokens;
 const NAME_CHARACTERS_MAX: usize = 100;
 /// Longest user agent that is kept, in bytes.
 const USER_AGENT_BYTES_MAX: usize = 512;
+
+/// How long a socket's caller is taken for good without a look at the database, where
+/// nothing is known to have ended: as long as an access token is.
+const GOOD_FOR: Duration = tokens::ACCESS_TOKEN_LIFE;
+/// When to look again after the database failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Who calls, as far as every request has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +190,44 @@ impl Accounts {
             Ok(user)
         } else {
             Err(Error::Unauthenticated)
+        }
+    }
+
+    /// Resolves once what this caller was given is good no more, on whichever replica it
+    /// was ended: within 5 s where somebody ended it, at its time where nobody did. What
+    /// outlives a request is closed then.
+    pub async fn until_over(&self, user: &CurrentUser) {
+        let mut endings = self.access.endings();
+        loop {
+            let look_again = match self.store.good(user.credential).await {
+                Ok(Good::NoMore) => return,
+                Ok(Good::Forever) => GOOD_FOR,
+                Ok(Good::Until(end)) => {
+                    let left = end.since(clock::now());
+                    if left.is_zero() {
+                        return;
+                    }
+                    left.min(GOOD_FOR)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not look whether a socket's caller may stay");
+                    LOOK_AGAIN
+                }
+            };
+            let again = sleep(look_again);
+            tokio::pin!(again);
+            loop {
+                endings.mark_unchanged();
+                if !self.access.is_good(user) {
+                    return;
+                }
+                tokio::select! {
+                    () = &mut again => break,
+                    changed = endings.changed() => if changed.is_err() {
+                        return;
+                    },
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use browserfleet_proto::ids::{ApiKeyId, LoginId, UserId};
 
 use super::{Error, Store, Transaction, audit, column, logins, mail_tokens, parsed};
-use crate::domain::audit::Event;
+use crate::domain::audit::{Credential, Event};
 use crate::domain::time::Timestamp;
 use crate::domain::user::{Quotas, Role};
 
@@ -55,11 +55,45 @@ pub struct Endings {
     pub users: Vec<AccessOf>,
 }
 
+/// How long a credential is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Good {
+    /// It has ended, or there is none.
+    NoMore,
+    /// Until then, if nobody ends it.
+    Until(Timestamp),
+    /// Until somebody ends it.
+    Forever,
+}
+
 /// An administrator who can act.
 const ANOTHER_ADMINISTRATOR: &str = "exists (select 1 from users other where other.role = 'admin' \
     and other.id <> users.id and other.disabled_at is null and other.email_verified_at is not null)";
 
 impl Store {
+    /// How long a login or a key is good.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn good(&self, credential: Credential) -> Result<Good, Error> {
+        let (sql, id) = match credential {
+            Credential::Login(id) => (
+                "select expires_at from login_sessions where id = $1 and ended_at is null",
+                id.to_string(),
+            ),
+            Credential::Key(id) => (
+                "select expires_at from api_keys where id = $1 and revoked_at is null",
+                id.to_string(),
+            ),
+        };
+        let row = sqlx::query(sql).bind(id).fetch_optional(&self.read).await?;
+        let Some(row) = row else {
+            return Ok(Good::NoMore);
+        };
+        let end: Option<i64> = column(&row, "expires_at")?;
+        Ok(end.map_or(Good::Forever, |at| Good::Until(Timestamp(at))))
+    }
+
     /// What ended since then.
     ///
     /// # Errors
