@@ -36,8 +36,8 @@ use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
 use crate::{dead_man, enrol, tasks};
 
-/// Messages that may be lost and wait for the link.
-const MAY_BE_LOST_MAX: usize = 64;
+/// Messages that may be lost and wait for the link: events of a busy page come in bursts.
+const MAY_BE_LOST_MAX: usize = 256;
 /// How long the last outcomes may take to be acknowledged.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs the agent with Chrome until there is a reason to end.

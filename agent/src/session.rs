@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use browserfleet_proto::action::{Action, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
-use browserfleet_proto::agent::v1::{FromAgent, PageChanged, SessionEnded, SessionOpened, Settled};
+use browserfleet_proto::agent::v1::{
+    Event, FromAgent, PageChanged, SessionEnded, SessionOpened, Settled,
+};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits::{LINK_PAYLOAD_BYTES_MAX, SESSION_QUEUE_MAX};
 use browserfleet_proto::{ladder, wire};
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::browser::{Browser, EndReason, Notice, Performed};
+use crate::browser::{Browser, EndReason, Notice, Performed, Told};
 use crate::remembered::{Known, Remembered};
 use crate::sessions::{Stop, Surroundings};
 use crate::tasks;
@@ -36,6 +38,8 @@ pub struct Asked {
 pub enum Order {
     Command(Box<Asked>),
     Cancel(CommandId),
+    /// Whether what happens in pages is watched.
+    WatchPages(bool),
 }
 
 /// A session before it has a browser.
@@ -129,11 +133,12 @@ impl Session {
             rejection: None,
             browser_version: browser.version().to_owned(),
         }));
-        let notices = browser.notices();
         let mut work = Work {
             session: self,
-            notices,
+            notices: browser.notices(),
+            events: browser.events(),
             waiting: VecDeque::new(),
+            watch_next: None,
             remembered: Remembered::default(),
         };
         let over = work.until_over(&mut *browser).await;
@@ -167,7 +172,10 @@ impl Session {
 struct Work {
     session: Session,
     notices: mpsc::Receiver<Notice>,
+    events: mpsc::Receiver<Told>,
     waiting: VecDeque<Asked>,
+    /// What was asked for while a command had the browser.
+    watch_next: Option<bool>,
     /// Outcomes without their pictures: who asks twice has had the picture.
     remembered: Remembered<Settled>,
 }
@@ -192,6 +200,10 @@ impl Work {
                 Happened::Ordered(Order::Command(asked)) => self.take(*asked),
                 // What is not waiting and not running is settled.
                 Happened::Ordered(Order::Cancel(_)) | Happened::Nothing => {}
+                Happened::Ordered(Order::WatchPages(watched)) => browser.watch_pages(watched),
+            }
+            if let Some(watched) = self.watch_next.take() {
+                browser.watch_pages(watched);
             }
         }
     }
@@ -226,6 +238,7 @@ impl Work {
                 }
                 Happened::Ordered(Order::Cancel(id)) => self.cancel_waiting(id),
                 Happened::Ordered(Order::Command(asked)) => self.take(*asked),
+                Happened::Ordered(Order::WatchPages(watched)) => self.watch_next = Some(watched),
                 Happened::Nothing => {}
             }
         };
@@ -248,6 +261,10 @@ impl Work {
                     EndReason::BrowserCrashed,
                     "the browser is gone".to_owned(),
                 )),
+            },
+            Some(told) = self.events.recv() => {
+                self.tell(told);
+                Happened::Nothing
             },
             order = self.session.orders.recv() => match order {
                 Some(order) => Happened::Ordered(order),
@@ -340,17 +357,32 @@ impl Work {
     }
 
     fn page_changed(&self, url: String, title: String) {
+        self.say(Body::PageChanged(PageChanged {
+            session_id: self.session.id.to_string(),
+            epoch: self.session.epoch,
+            url,
+            title,
+        }));
+    }
+
+    fn tell(&self, told: Told) {
+        self.say(Body::Event(Event {
+            session_id: self.session.id.to_string(),
+            epoch: self.session.epoch,
+            number: told.number,
+            kind: told.kind.to_owned(),
+            payload_json: told.payload.to_string(),
+        }));
+    }
+
+    /// Says what may be lost.
+    fn say(&self, body: Body) {
         let message = FromAgent {
             sequence: 0,
-            body: Some(Body::PageChanged(PageChanged {
-                session_id: self.session.id.to_string(),
-                epoch: self.session.epoch,
-                url,
-                title,
-            })),
+            body: Some(body),
         };
         if self.session.around.may_be_lost.try_send(message).is_err() {
-            tracing::debug!(session.id = %self.session.id, "no room to say where the page is");
+            tracing::debug!(session.id = %self.session.id, "no room to say what happened");
         }
     }
 }

@@ -9,7 +9,7 @@ use browserfleet_proto::action::{Action, BrowserKind, Code, Outcome, Rejection, 
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
     Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, Recycle, Recycled,
-    SessionEnded, SessionOpened,
+    SessionEnded, SessionOpened, Watch,
 };
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits::{COMMAND_TIMEOUT_MAX, LAUNCH_TIMEOUT, SESSION_QUEUE_MAX};
@@ -317,6 +317,20 @@ impl Handle {
             && held.inbox.try_send(Order::Cancel(id)).is_err()
         {
             tracing::debug!(command.id = %id, "no room to cancel a command; its deadline will");
+        }
+    }
+
+    /// Tells more of a session, or less.
+    pub fn watch(&self, watch: &Watch) {
+        let Ok(id) = watch.session_id.parse::<SessionId>() else {
+            return;
+        };
+        let state = self.state();
+        let held = state.held.get(&id).filter(|it| it.epoch == watch.epoch);
+        if let Some(held) = held
+            && held.inbox.try_send(Order::WatchPages(watch.pages)).is_err()
+        {
+            tracing::debug!(session.id = %id, "no room to say who watches");
         }
     }
 

@@ -28,6 +28,8 @@ pub const URL_BYTES_MAX: usize = 2 * 1024 * 1024 / 64;
 pub const SELECTOR_BYTES_MAX: usize = 16 * 1024;
 /// Largest side of a viewport, in CSS pixels.
 pub const VIEWPORT_SIDE_MAX: u32 = 8192;
+/// Largest payload of an event, in bytes. Longer texts in it are cut.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024;
 
 /// How many outcomes a session remembers, so that a command that comes twice
 /// runs once.

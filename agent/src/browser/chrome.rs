@@ -24,7 +24,7 @@ use super::page::Page;
 use super::process::Process;
 use super::running::Running;
 use super::tabs::Tabs;
-use super::{Browser, EndReason, Notice, Performed};
+use super::{Browser, EndReason, Notice, Performed, Told};
 use crate::tasks;
 
 /// How long a page that is suspected to be stuck may take to answer.
@@ -243,6 +243,14 @@ impl Browser for Chrome {
     fn notices(&mut self) -> mpsc::Receiver<Notice> {
         // A second caller gets none.
         self.notices.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    fn events(&mut self) -> mpsc::Receiver<Told> {
+        self.running.events()
+    }
+
+    fn watch_pages(&mut self, watched: bool) {
+        self.running.watch_pages(watched);
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {

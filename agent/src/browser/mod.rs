@@ -5,6 +5,7 @@ mod actions;
 mod cdp;
 mod census;
 mod chrome;
+mod events;
 mod executable;
 pub mod launcher;
 mod page;
@@ -25,6 +26,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+pub use events::Told;
 
 /// What an action gave.
 #[derive(Debug)]
@@ -102,6 +105,13 @@ pub trait Browser: Send {
 
     /// What the browser tells without being asked. Taken once.
     fn notices(&mut self) -> mpsc::Receiver<Notice>;
+
+    /// What happens in the browser, for its watchers. Taken once.
+    fn events(&mut self) -> mpsc::Receiver<Told>;
+
+    /// Whether what pages write to their console and what of theirs could not be fetched
+    /// is among it: that costs the browser something.
+    fn watch_pages(&mut self, watched: bool);
 
     /// Ends the browser and leaves nothing: no process, no folder.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use browserfleet_proto::action::{BrowserKind, Rejection, SessionOptions};
 use headless_chrome::protocol::cdp::{Browser, Page as PageDomain, Runtime, Target};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::cdp::{CallError, Client, Event};
+use super::events::{Events, Told};
 use super::executable::{Executable, failed};
 use super::launcher::Settings;
 use super::page::Page;
@@ -32,6 +33,7 @@ pub(super) struct Running {
     pub(super) version: String,
     tabs: Arc<watch::Sender<Tabs>>,
     setup: Arc<Mutex<Setup>>,
+    events: Arc<Events>,
     own_agent: String,
     scale: f64,
 }
@@ -74,9 +76,14 @@ impl Running {
     fn speak(kind: BrowserKind, process: Process, pipes: Pipes) -> Self {
         let tabs = Arc::new(watch::Sender::new(Tabs::new()));
         let setup = Arc::new(Mutex::new(Setup::default()));
+        let events = Arc::new(Events::default());
         let listen = {
-            let (tabs, setup) = (Arc::clone(&tabs), Arc::clone(&setup));
-            move |client: &Client, event: Event<'_>| take_in(&tabs, &setup, client, &event)
+            let (tabs, setup, events) =
+                (Arc::clone(&tabs), Arc::clone(&setup), Arc::clone(&events));
+            move |client: &Client, event: Event<'_>| {
+                take_in(&tabs, &setup, client, &event);
+                events.hear(&event, &tabs.borrow());
+            }
         };
         let closed = {
             let tabs = Arc::clone(&tabs);
@@ -89,6 +96,7 @@ impl Running {
             version: String::new(),
             tabs,
             setup,
+            events,
             own_agent: String::new(),
             scale: 1.0,
         }
@@ -136,6 +144,20 @@ impl Running {
             .await
             .map_err(|error| failed(error.to_string()))?;
         setup.apply(&self.client, &tab.session, deadline).await
+    }
+
+    /// From now on what happens is told.
+    pub(super) fn events(&self) -> mpsc::Receiver<Told> {
+        self.events.begin(self.tabs.borrow().shown())
+    }
+
+    /// Whether every tab tells of its console and of its requests.
+    pub(super) fn watch_pages(&self, watched: bool) {
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        setup.watch_pages(watched);
+        for session in self.tabs.borrow().sessions() {
+            setup.post_watching(&self.client, session);
+        }
     }
 
     /// The active tab; waits until there is one that is set up.

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Browser, Launcher, Notice, Performed};
+use super::{Browser, Launcher, Notice, Performed, Told};
 
 /// Long enough that something can happen meanwhile.
 pub const RECYCLING_TAKES: Duration = Duration::from_secs(1);
@@ -98,6 +98,12 @@ impl Browser for Running {
     fn notices(&mut self) -> mpsc::Receiver<Notice> {
         self.notices.take().expect("taken once")
     }
+
+    fn events(&mut self) -> mpsc::Receiver<Told> {
+        mpsc::channel(1).1
+    }
+
+    fn watch_pages(&mut self, _: bool) {}
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         self.all.closed.fetch_add(1, Ordering::SeqCst);

@@ -5,7 +5,7 @@ use browserfleet_proto::action::{Code, Rejection, SessionOptions};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use headless_chrome::protocol::cdp::types::Method;
-use headless_chrome::protocol::cdp::{Emulation, Inspector, Page, Runtime};
+use headless_chrome::protocol::cdp::{Emulation, Inspector, Network, Page, Runtime};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ pub(super) struct Setup {
     agent: Option<Emulation::SetUserAgentOverride>,
     timezone: Option<Emulation::SetTimezoneOverride>,
     locale: Option<Emulation::SetLocaleOverride>,
+    pages_watched: bool,
 }
 
 impl Setup {
@@ -55,6 +56,26 @@ impl Setup {
             locale: locale.map(|it| Emulation::SetLocaleOverride {
                 locale: Some(it.replace('-', "_")),
             }),
+            pages_watched: false,
+        }
+    }
+
+    /// Whether tabs tell of their console and their requests.
+    pub(super) fn watch_pages(&mut self, watched: bool) {
+        self.pages_watched = watched;
+    }
+
+    /// Tells a tab whether it is watched. What it is found to lack, its watchers miss.
+    pub(super) fn post_watching(&self, client: &Client, session: &str) {
+        let session = Some(session);
+        let posted = if self.pages_watched {
+            client.post(session, &Runtime::Enable(None)) && client.post(session, &requests_alone())
+        } else {
+            client.post(session, &Runtime::Disable(None))
+                && client.post(session, &Network::Disable(None))
+        };
+        if !posted {
+            tracing::debug!("the browser had no room to be told who watches");
         }
     }
 
@@ -63,6 +84,9 @@ impl Setup {
     pub(super) async fn start(&self, client: &Client, session: &str, deadline: Instant) {
         // All in one go: a paused tab answers some only once it runs, and does them
         // in their order before that.
+        if self.pages_watched {
+            self.post_watching(client, session);
+        }
         let run = Runtime::RunIfWaitingForDebugger(None);
         let (events, options, ran) = tokio::join!(
             biased;
@@ -120,6 +144,17 @@ where
         }
     }
     .boxed()
+}
+
+/// That requests are made and fail; their bodies are not kept.
+fn requests_alone() -> Network::Enable {
+    Network::Enable {
+        max_total_buffer_size: Some(0),
+        max_resource_buffer_size: Some(0),
+        max_post_data_size: Some(0),
+        report_direct_socket_traffic: None,
+        enable_durable_messages: None,
+    }
 }
 
 async fn enable_events(client: &Client, session: &str, deadline: Instant) -> Result<(), CallError> {

@@ -144,6 +144,11 @@ impl Tabs {
         self.tabs.iter().find(|it| it.session == session)
     }
 
+    /// CDP's sessions with all tabs.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &str> {
+        self.tabs.iter().map(|it| it.session.as_str())
+    }
+
     /// The dialog that waits for the caller.
     pub(super) fn dialog(&self) -> Option<&Dialog> {
         self.dialog.as_ref().map(|it| &it.dialog)

@@ -223,6 +223,7 @@ impl Pump<'_> {
                 self.shared.restart.send_replace(Some(restart.reason));
             }
             Some(Body::Recycle(recycle)) => sessions.recycle(&recycle),
+            Some(Body::Watch(watch)) => sessions.watch(&watch),
             // A newer server's kind of message, or one that was dealt with.
             Some(Body::Welcome(_) | Body::Refusal(_)) | None => {}
         }
