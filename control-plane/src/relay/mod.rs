@@ -9,6 +9,7 @@
 //! It decides nothing about users or instances and never reads the database.
 //! Outcomes are never dropped; every queue is bounded, and a full one refuses.
 
+mod events;
 mod links;
 mod media;
 mod outgoing;
@@ -16,6 +17,7 @@ mod pending;
 
 use std::sync::Arc;
 
+pub use events::{Event, Followed, Follower, Log};
 pub use links::{Attached, Contact, Link, Newcomer};
 pub use media::{Oversize, Picture};
 pub use outgoing::Outgoing;

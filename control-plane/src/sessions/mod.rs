@@ -1,6 +1,7 @@
 //! Sessions: opening, ending and extending them, and running commands on them.
 
 pub mod address;
+mod events;
 pub mod ledger;
 mod lookup;
 mod open;
@@ -23,6 +24,7 @@ use crate::relay::Relay;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
+pub use events::Following;
 pub use lookup::Page;
 pub use open::{Opened, TIMEOUT_MAX, Wish};
 pub use perform::{Performed, Request};

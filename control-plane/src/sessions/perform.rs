@@ -7,6 +7,7 @@ use std::time::Duration;
 use browserfleet_proto::action::{self, Action, Answer, Code, Rejection};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::registry::{Held, Phase};
@@ -89,11 +90,26 @@ impl Sessions {
             deadline_at: now.plus(timeout),
         })
         .await?;
+        let started = Instant::now();
+        held.tell(
+            "command.started",
+            &json!({ "command_id": command, "kind": request.action.kind() }),
+        );
 
         let outcome = self
             .relay_to(held, command, &request.action, deadline)
             .await;
         metrics::command(request.action.kind(), status_of(&outcome).as_str());
+        held.tell(
+            "command.finished",
+            &json!({
+                "command_id": command,
+                "kind": request.action.kind(),
+                "status": status_of(&outcome).as_str(),
+                "error": code_of(&outcome),
+                "took_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+        );
         let ticket = match &outcome {
             Outcome::Final(Final::Settled(Settled {
                 written: Some(ticket),
@@ -184,6 +200,16 @@ fn status_of_answer(outcome: &action::Outcome) -> Status {
             Code::Cancelled => Status::Cancelled,
             _ => Status::Error,
         },
+    }
+}
+
+fn code_of(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Final(Final::Settled(Settled {
+            outcome: Err(rejection),
+            ..
+        })) => Some(rejection.code.as_str()),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! the rows decide.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use tokio::sync::watch;
 
 use crate::domain::time::Timestamp;
+use crate::relay::Log;
 
 /// How far a session is, as watchers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,10 @@ pub struct Held {
     last_activity_at: AtomicI64,
     page: Mutex<Page>,
     ending: OnceLock<&'static str>,
+    /// What happens in it.
+    pub events: Arc<Log>,
+    /// Its browser tells of its pages.
+    watched: AtomicBool,
 }
 
 /// Where a session's browser is, as its agent last said.
@@ -102,19 +107,23 @@ impl Held {
     /// A session that is in this phase.
     #[must_use]
     pub fn new(holding: Holding, phase: Phase) -> Self {
-        Self {
+        let held = Self {
             id: holding.id,
             user: holding.user,
             instance: holding.instance,
             epoch: holding.epoch,
             command_timeout: holding.command_timeout,
             idle_timeout: holding.idle_timeout,
-            phase: watch::Sender::new(phase),
+            phase: watch::Sender::new(phase.clone()),
             expires_at: AtomicI64::new(holding.expires_at.0),
             last_activity_at: AtomicI64::new(holding.last_activity_at.0),
             page: Mutex::default(),
             ending: OnceLock::new(),
-        }
+            events: Arc::new(Log::new(holding.id)),
+            watched: AtomicBool::new(false),
+        };
+        held.tell_phase(&phase);
+        held
     }
 
     /// How far it is.
@@ -129,13 +138,27 @@ impl Held {
 
     /// Moves it on; an ended session stays ended. `false`: it was.
     pub fn enter(&self, phase: Phase) -> bool {
-        self.phase.send_if_modified(|current| {
+        let entered = self.phase.send_if_modified(|current| {
             if matches!(current, Phase::Ended { .. }) || *current == phase {
                 return false;
             }
-            *current = phase;
+            *current = phase.clone();
             true
-        })
+        });
+        if entered {
+            self.tell_phase(&phase);
+        }
+        entered
+    }
+
+    /// Somebody watches. `false`: somebody did already.
+    pub fn begin_watching(&self) -> bool {
+        !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// Nobody watches any more.
+    pub fn end_watching(&self) {
+        self.watched.store(false, Ordering::Release);
     }
 
     /// When it ends at the latest.

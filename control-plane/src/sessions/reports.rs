@@ -342,6 +342,8 @@ impl Sessions {
             let elsewhere = now.since(heard) < ladder::OFFLINE && here.is_none_or(|it| it < heard);
             if elsewhere {
                 self.registry.remove(held.id);
+                // Its followers look for it there.
+                held.events.moved();
             }
         }
         Ok(())
@@ -381,7 +383,12 @@ impl Sessions {
         self.relay.park(claimed, picture)
     }
 
-    fn reported(&self, instance: InstanceId, session: &str, epoch: u64) -> Option<Arc<Held>> {
+    pub(super) fn reported(
+        &self,
+        instance: InstanceId,
+        session: &str,
+        epoch: u64,
+    ) -> Option<Arc<Held>> {
         let held = self.registry.find(session.parse().ok()?)?;
         (held.instance == instance && held.epoch.unsigned_abs() == epoch).then_some(held)
     }

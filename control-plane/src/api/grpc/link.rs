@@ -287,6 +287,7 @@ impl Pump {
             Said::SessionEnded(report) => sessions.ended(instance, report).await,
             Said::Settled(report) => sessions.settled(instance, report).await,
             Said::PageChanged(report) => sessions.page_changed(instance, report),
+            Said::Event(report) => sessions.told(instance, &report),
             Said::Notice(notice) => self.noticed(&notice).await,
             Said::Recycled(report) => self.recycled(&report).await,
         }
