@@ -118,36 +118,26 @@ impl State {
                 | "Target.targetInfoChanged",
                 _,
             ) => self.compare(tabs),
-            ("Page.frameNavigated", Some(tab)) => {
-                if event
-                    .params::<FrameNavigated>()
-                    .is_some_and(|it| it.frame.id == tab.target)
-                {
-                    let url = cut(&tab.url, URL_BYTES_MAX);
-                    self.tell(
-                        "page.navigated",
-                        json!({ "tab_id": tab.target, "url": url, "same_document": false }),
-                    );
-                    self.compare(tabs);
-                }
+            ("Page.frameNavigated", Some(tab)) if is_of(event, &tab.target) => {
+                let url = cut(&tab.url, URL_BYTES_MAX);
+                self.tell(
+                    "page.navigated",
+                    json!({ "tab_id": tab.target, "url": url, "same_document": false }),
+                );
+                self.compare(tabs);
             }
-            ("Page.navigatedWithinDocument", Some(tab)) => {
-                if event
-                    .params::<WithinDocument>()
-                    .is_some_and(|it| it.frame_id == tab.target)
-                {
-                    let url = cut(&tab.url, URL_BYTES_MAX);
-                    self.tell_at_pace(
-                        "page.navigated",
-                        json!({ "tab_id": tab.target, "url": url, "same_document": true }),
-                    );
-                    self.compare(tabs);
-                }
+            ("Page.navigatedWithinDocument", Some(tab)) if is_of(event, &tab.target) => {
+                let url = cut(&tab.url, URL_BYTES_MAX);
+                self.tell_at_pace(
+                    "page.navigated",
+                    json!({ "tab_id": tab.target, "url": url, "same_document": true }),
+                );
+                self.compare(tabs);
             }
-            ("Page.lifecycleEvent", Some(tab)) => {
+            ("Page.lifecycleEvent", Some(tab)) if is_of(event, &tab.target) => {
                 if event
-                    .params::<Lifecycle>()
-                    .is_some_and(|it| it.name == "load" && it.frame_id == tab.target)
+                    .params::<Lifecycle<'_>>()
+                    .is_some_and(|it| it.name == "load")
                 {
                     let url = cut(&tab.url, URL_BYTES_MAX);
                     self.tell("page.loaded", json!({ "tab_id": tab.target, "url": url }));
@@ -294,10 +284,18 @@ fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
+/// Whether an event is about this frame: a tab's main frame has its name.
+fn is_of(event: &Event<'_>, target: &str) -> bool {
+    let frame = event.params::<OfFrame<'_>>();
+    frame.is_some_and(|it| it.frame_id.or(it.frame.map(|it| it.id)) == Some(target))
+}
+
 #[derive(Deserialize)]
-struct FrameNavigated<'a> {
-    #[serde(borrow)]
-    frame: Frame<'a>,
+struct OfFrame<'a> {
+    #[serde(borrow, default)]
+    frame: Option<Frame<'a>>,
+    #[serde(borrow, default, rename = "frameId")]
+    frame_id: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -306,16 +304,8 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct WithinDocument<'a> {
-    #[serde(rename = "frameId")]
-    frame_id: &'a str,
-}
-
-#[derive(Deserialize)]
 struct Lifecycle<'a> {
     name: &'a str,
-    #[serde(rename = "frameId")]
-    frame_id: &'a str,
 }
 
 #[derive(Deserialize)]

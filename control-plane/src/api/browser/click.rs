@@ -1,11 +1,11 @@
 //! `POST /api/browser/click`
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use browserfleet_proto::action::{Action, Click, ClickTarget, MouseButton, Point};
 use serde::Deserialize;
 
-use super::{Envelope, coordinate_of, perform, selector_of};
+use super::{Asked, coordinate_of, perform, selector_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -63,14 +63,21 @@ impl Modifier {
 pub async fn click(
     State(api): State<Api>,
     caller: Caller,
-    Body(mut request): Body<ClickRequest>,
+    Body(request): Body<ClickRequest>,
 ) -> Result<Response, Response> {
-    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<ClickRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(mut request: ClickRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id.take(),
+            timeout_ms: request.timeout_ms,
+            action: action_of(&mut request)?,
+        })
+    }
 }
 
 fn action_of(request: &mut ClickRequest) -> Result<Action, Error> {

@@ -1,14 +1,15 @@
 //! `POST /api/browser/dialog`
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use browserfleet_proto::action::{Action, AnswerDialog};
 use serde::Deserialize;
 
-use super::{Envelope, perform, text_of};
+use super::{Asked, perform, text_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
+use crate::error::Error;
 
 /// How to answer.
 #[derive(Debug, Deserialize)]
@@ -27,14 +28,20 @@ pub async fn dialog(
     caller: Caller,
     Body(request): Body<DialogRequest>,
 ) -> Result<Response, Response> {
-    let text = text_of("text", request.text).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    let action = Action::Dialog(AnswerDialog {
-        accept: request.accept,
-        text,
-    });
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<DialogRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(request: DialogRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id,
+            timeout_ms: request.timeout_ms,
+            action: Action::Dialog(AnswerDialog {
+                accept: request.accept,
+                text: text_of("text", request.text)?,
+            }),
+        })
+    }
 }

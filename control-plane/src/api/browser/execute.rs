@@ -1,13 +1,13 @@
 //! `POST /api/browser/execute`
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use browserfleet_proto::action::{Action, Execute, Script};
 use browserfleet_proto::limits;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Envelope, perform, text_of};
+use super::{Asked, perform, text_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -34,14 +34,21 @@ fn yes() -> bool {
 pub async fn execute(
     State(api): State<Api>,
     caller: Caller,
-    Body(mut request): Body<ExecuteRequest>,
+    Body(request): Body<ExecuteRequest>,
 ) -> Result<Response, Response> {
-    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<ExecuteRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(mut request: ExecuteRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id.take(),
+            timeout_ms: request.timeout_ms,
+            action: action_of(&mut request)?,
+        })
+    }
 }
 
 fn action_of(request: &mut ExecuteRequest) -> Result<Action, Error> {

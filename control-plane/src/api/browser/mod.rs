@@ -13,10 +13,14 @@ mod type_text;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use browserfleet_proto::action::{Action, Answer};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits;
+use bytes::Bytes;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use click::click;
 pub use dialog::dialog;
@@ -27,11 +31,21 @@ pub use scroll::scroll;
 pub use state::state;
 pub use type_text::type_text;
 
+use click::ClickRequest;
+use dialog::DialogRequest;
+use execute::ExecuteRequest;
+use navigate::NavigateRequest;
+use screenshot::ScreenshotRequest;
+use scroll::ScrollRequest;
+use state::StateParameters;
+use type_text::TypeRequest;
+
 use super::Api;
+use super::body::parse;
 use super::extract::Caller;
 use crate::error::{CommandError, Error};
 use crate::relay::Picture;
-use crate::sessions::Request;
+use crate::sessions::{Performed, Request};
 
 /// What a command that did what it was asked replies.
 #[derive(Serialize)]
@@ -43,46 +57,117 @@ struct Reply {
 }
 
 /// A command that was performed.
-struct Done {
+pub(super) struct Done {
     command: CommandId,
     session: SessionId,
     answer: Answer,
     picture: Option<Picture>,
 }
 
-/// The part that all requests share.
-struct Envelope<'a> {
-    session_id: Option<&'a str>,
-    timeout_ms: Option<u64>,
+/// What a request asks for, whichever door it came through.
+pub(super) struct Asked {
+    /// Which session; `None`: the caller's only one.
+    pub(super) session_id: Option<String>,
+    /// How long the caller waits; `None`: as the session says.
+    pub(super) timeout_ms: Option<u64>,
+    /// What.
+    pub(super) action: Action,
 }
 
-/// Runs one action for the caller, to its final outcome.
+impl Asked {
+    /// What a service is asked for.
+    ///
+    /// # Errors
+    /// Where the time makes no sense.
+    pub(super) fn request(self) -> Result<Request, Error> {
+        Ok(Request {
+            timeout: timeout_of(self.timeout_ms)?,
+            action: self.action,
+        })
+    }
+}
+
+/// Reads what a message of this kind asks for; `None`: no command is called that.
+///
+/// # Errors
+/// The field at fault.
+pub(super) fn asked(kind: &str, json: &[u8]) -> Option<Result<Asked, Error>> {
+    fn read<R: DeserializeOwned + TryInto<Asked, Error = Error>>(
+        json: &[u8],
+    ) -> Result<Asked, Error> {
+        parse::<R>(json)?.try_into()
+    }
+    Some(match kind {
+        "navigate" => read::<NavigateRequest>(json),
+        "click" => read::<ClickRequest>(json),
+        "type" => read::<TypeRequest>(json),
+        "screenshot" => read::<ScreenshotRequest>(json),
+        "execute" => read::<ExecuteRequest>(json),
+        "scroll" => read::<ScrollRequest>(json),
+        "dialog" => read::<DialogRequest>(json),
+        "state" => read::<StateParameters>(json),
+        _ => return None,
+    })
+}
+
+/// Runs what a request asks for, to its final outcome.
 async fn perform(
     api: &Api,
     caller: &Caller,
-    envelope: Envelope<'_>,
-    action: Action,
+    request: impl TryInto<Asked, Error = Error>,
 ) -> Result<Done, Response> {
-    let request = Request {
-        timeout: timeout_of(envelope.timeout_ms).map_err(IntoResponse::into_response)?,
-        action,
-    };
-    let session = super::extract::session_for_command(api, caller, envelope.session_id)
+    let asked = request.try_into().map_err(IntoResponse::into_response)?;
+    let named = asked.session_id.clone();
+    let request = asked.request().map_err(IntoResponse::into_response)?;
+    let session = super::extract::session_for_command(api, caller, named.as_deref())
         .await
         .map_err(IntoResponse::into_response)?;
     let session_id = session.id();
     match api.sessions.perform(session, request).await {
-        Ok(performed) => Ok(Done {
-            command: performed.command,
-            session: session_id,
-            answer: performed.answer,
-            picture: performed.picture,
-        }),
+        Ok(performed) => Ok(Done::new(session_id, performed)),
         Err(error) => Err(CommandError::into_response(error)),
     }
 }
 
 impl Done {
+    pub(super) fn new(session: SessionId, performed: Performed) -> Self {
+        Self {
+            command: performed.command,
+            session,
+            answer: performed.answer,
+            picture: performed.picture,
+        }
+    }
+
+    /// As JSON, with the picture in base64 as `data` where there is one: it is written
+    /// into the buffer that is sent.
+    ///
+    /// # Errors
+    /// Where the answer cannot be written.
+    pub(super) fn into_text(self) -> Result<String, Error> {
+        let chunks = self.picture.unwrap_or_default().into_chunks();
+        let reply = Reply {
+            command_id: self.command,
+            session_id: self.session,
+            answer: self.answer,
+        };
+        let mut text =
+            serde_json::to_string(&reply).map_err(|error| Error::Internal(error.into()))?;
+        if chunks.is_empty() {
+            return Ok(text);
+        }
+        text.pop();
+        text.push_str(",\"data\":\"");
+        let picture: Bytes = match <[Bytes; 1]>::try_from(chunks) {
+            Ok([only]) => only,
+            Err(many) => many.concat().into(),
+        };
+        text.reserve(picture.len() / 3 * 4 + 8);
+        STANDARD.encode_string(&picture, &mut text);
+        text.push_str("\"}");
+        Ok(text)
+    }
+
     fn into_json(self) -> Response {
         axum::Json(Reply {
             command_id: self.command,

@@ -5,7 +5,7 @@ use axum::response::Response;
 use browserfleet_proto::action::{Action, Navigate, WaitUntil};
 use serde::Deserialize;
 
-use super::{Envelope, perform};
+use super::{Asked, perform};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -52,12 +52,20 @@ pub async fn navigate(
     caller: Caller,
     Body(request): Body<NavigateRequest>,
 ) -> Result<Response, Response> {
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    let action = action_of(&request).map_err(axum::response::IntoResponse::into_response)?;
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<NavigateRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(request: NavigateRequest) -> Result<Self, Error> {
+        let action = action_of(&request)?;
+        Ok(Self {
+            session_id: request.session_id,
+            timeout_ms: request.timeout_ms,
+            action,
+        })
+    }
 }
 
 fn action_of(request: &NavigateRequest) -> Result<Action, Error> {

@@ -8,15 +8,12 @@ use axum::body::Body as ResponseBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use browserfleet_proto::action::{Action, Answer, Area, ImageFormat, Rectangle, Screenshot};
 use browserfleet_proto::limits;
-use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::{Done, Envelope, Reply, coordinate_of, perform, selector_of};
+use super::{Asked, Done, coordinate_of, perform, selector_of};
 use crate::api::Api;
 use crate::api::body::OptionalBody;
 use crate::api::extract::Caller;
@@ -68,14 +65,9 @@ pub async fn screenshot(
     State(api): State<Api>,
     caller: Caller,
     headers: HeaderMap,
-    OptionalBody(mut request): OptionalBody<ScreenshotRequest>,
+    OptionalBody(request): OptionalBody<ScreenshotRequest>,
 ) -> Result<Response, Response> {
-    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    let done = perform(&api, &caller, envelope, action).await?;
+    let done = perform(&api, &caller, request).await?;
     Ok(if accepts_images(&headers) {
         image(done)
     } else {
@@ -90,17 +82,14 @@ fn accepts_images(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| accept.split(',').any(|it| it.trim().starts_with("image/")))
 }
 
-fn chunks_of(done: &mut Done) -> Vec<Bytes> {
-    done.picture.take().unwrap_or_default().into_chunks()
-}
-
 fn image(mut done: Done) -> Response {
     let length: usize = done.picture.as_ref().map_or(0, crate::relay::Picture::len);
     let media_type = match &done.answer {
         Answer::Captured(captured) => captured.format.media_type(),
         _ => "application/octet-stream",
     };
-    let chunks = chunks_of(&mut done).into_iter().map(Ok::<_, Infallible>);
+    let chunks = done.picture.take().unwrap_or_default();
+    let chunks = chunks.into_chunks().into_iter().map(Ok::<_, Infallible>);
     let mut response = Response::new(ResponseBody::from_stream(stream::iter(chunks)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -116,33 +105,29 @@ fn image(mut done: Done) -> Response {
     response
 }
 
-/// JSON with the base64 written into the buffer that is sent.
-fn json(mut done: Done) -> Response {
-    let chunks = chunks_of(&mut done);
-    let reply = serde_json::to_string(&Reply {
-        command_id: done.command,
-        session_id: done.session,
-        answer: done.answer,
-    });
-    let mut body = match reply {
-        Ok(reply) => reply,
-        Err(error) => return Error::Internal(error.into()).into_response(),
+fn json(done: Done) -> Response {
+    let body = match done.into_text() {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
     };
-    body.pop();
-    body.push_str(",\"data\":\"");
-    let picture: Bytes = match <[Bytes; 1]>::try_from(chunks) {
-        Ok([only]) => only,
-        Err(many) => many.concat().into(),
-    };
-    body.reserve(picture.len() / 3 * 4 + 8);
-    STANDARD.encode_string(&picture, &mut body);
-    body.push_str("\"}");
     let mut response = Response::new(ResponseBody::from(body));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
     response
+}
+
+impl TryFrom<ScreenshotRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(mut request: ScreenshotRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id.take(),
+            timeout_ms: request.timeout_ms,
+            action: action_of(&mut request)?,
+        })
+    }
 }
 
 fn action_of(request: &mut ScreenshotRequest) -> Result<Action, Error> {

@@ -1,11 +1,11 @@
 //! `POST /api/browser/scroll`
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use browserfleet_proto::action::{Action, Edge, Point, Scroll};
 use serde::Deserialize;
 
-use super::{Envelope, coordinate_of, perform, selector_of};
+use super::{Asked, coordinate_of, perform, selector_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -46,14 +46,21 @@ enum End {
 pub async fn scroll(
     State(api): State<Api>,
     caller: Caller,
-    Body(mut request): Body<ScrollRequest>,
+    Body(request): Body<ScrollRequest>,
 ) -> Result<Response, Response> {
-    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<ScrollRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(mut request: ScrollRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id.take(),
+            timeout_ms: request.timeout_ms,
+            action: action_of(&mut request)?,
+        })
+    }
 }
 
 fn action_of(request: &mut ScrollRequest) -> Result<Action, Error> {

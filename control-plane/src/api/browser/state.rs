@@ -5,9 +5,10 @@ use axum::response::Response;
 use browserfleet_proto::action::Action;
 use serde::Deserialize;
 
-use super::{Envelope, perform};
+use super::{Asked, perform};
 use crate::api::Api;
 use crate::api::extract::{Caller, Parameters};
+use crate::error::Error;
 
 /// Which session.
 #[derive(Debug, Deserialize)]
@@ -21,13 +22,19 @@ pub struct StateParameters {
 pub async fn state(
     State(api): State<Api>,
     caller: Caller,
-    Parameters(parameters): Parameters<StateParameters>,
+    Parameters(request): Parameters<StateParameters>,
 ) -> Result<Response, Response> {
-    let envelope = Envelope {
-        session_id: parameters.session_id.as_deref(),
-        timeout_ms: parameters.timeout_ms,
-    };
-    Ok(perform(&api, &caller, envelope, Action::State)
-        .await?
-        .into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<StateParameters> for Asked {
+    type Error = Error;
+
+    fn try_from(request: StateParameters) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id,
+            timeout_ms: request.timeout_ms,
+            action: Action::State,
+        })
+    }
 }

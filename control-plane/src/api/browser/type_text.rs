@@ -1,11 +1,11 @@
 //! `POST /api/browser/type`
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use browserfleet_proto::action::{Action, Type};
 use serde::Deserialize;
 
-use super::{Envelope, perform, selector_of, text_of};
+use super::{Asked, perform, selector_of, text_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -34,14 +34,21 @@ pub struct TypeRequest {
 pub async fn type_text(
     State(api): State<Api>,
     caller: Caller,
-    Body(mut request): Body<TypeRequest>,
+    Body(request): Body<TypeRequest>,
 ) -> Result<Response, Response> {
-    let action = action_of(&mut request).map_err(IntoResponse::into_response)?;
-    let envelope = Envelope {
-        session_id: request.session_id.as_deref(),
-        timeout_ms: request.timeout_ms,
-    };
-    Ok(perform(&api, &caller, envelope, action).await?.into_json())
+    Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<TypeRequest> for Asked {
+    type Error = Error;
+
+    fn try_from(mut request: TypeRequest) -> Result<Self, Error> {
+        Ok(Self {
+            session_id: request.session_id.take(),
+            timeout_ms: request.timeout_ms,
+            action: action_of(&mut request)?,
+        })
+    }
 }
 
 fn action_of(request: &mut TypeRequest) -> Result<Action, Error> {
