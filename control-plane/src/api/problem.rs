@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::error::{CommandError, Error};
 
+/// What went wrong, as callers read it.
 #[derive(Serialize)]
-struct Problem {
+pub struct Problem {
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -67,9 +68,11 @@ pub fn outcome_of(error: &Error) -> &'static str {
     }
 }
 
-fn render(error: &Error, command: Option<CommandId>) -> Response {
+/// What is said of an error.
+#[must_use]
+pub fn problem_of(error: &Error, command: Option<CommandId>) -> Problem {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let problem = Problem {
+    Problem {
         r#type: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),
         status: status.as_u16(),
@@ -89,8 +92,12 @@ fn render(error: &Error, command: Option<CommandId>) -> Response {
             Error::SecondFactorNeeded { challenge } => Some(challenge.clone()),
             _ => None,
         },
-    };
-    let mut response = (status, Json(problem)).into_response();
+    }
+}
+
+fn render(error: &Error, command: Option<CommandId>) -> Response {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(problem_of(error, command))).into_response();
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),

@@ -23,7 +23,7 @@ pub use media::{Oversize, Picture};
 pub use outgoing::Outgoing;
 pub use pending::{Claimed, Final, Settled, Waiting};
 
-use browserfleet_proto::agent::v1::{ToAgent, to_agent::Body};
+use browserfleet_proto::agent::v1::{Cancel, ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 
 /// One action on its way to a session's agent.
@@ -70,6 +70,21 @@ impl Relay {
         // Dropping `waiting` takes the command back.
         link.push(Outgoing::Command(command))?;
         Ok(waiting)
+    }
+
+    /// Takes a command back: one that was not sent never is, and the agent is told to
+    /// give up one that was. Its outcome says what became of it.
+    pub fn cancel(&self, instance: InstanceId, session: SessionId, command: CommandId) {
+        if self.pending.take_back(command) {
+            return;
+        }
+        let cancel = Cancel {
+            command_id: command.to_string(),
+            session_id: session.to_string(),
+        };
+        if let Err(error) = self.say(instance, Body::Cancel(cancel)) {
+            tracing::debug!(command.id = %command, %error, "could not cancel a command; its deadline will");
+        }
     }
 
     /// Says something to an agent that has no outcome of its own.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use browserfleet_proto::action::Outcome;
+use browserfleet_proto::action::{Code, Outcome, Rejection};
 use browserfleet_proto::ids::{BootId, CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use tokio::sync::oneshot;
@@ -173,6 +173,27 @@ impl PendingCommands {
         }
     }
 
+    /// Ends a command that was not sent. `false`: it was, or has its outcome.
+    pub(super) fn take_back(&self, command: CommandId) -> bool {
+        let mut entries = self.entries();
+        let queued = entries
+            .get(&command)
+            .is_some_and(|it| it.progress == Progress::Queued);
+        let Some(entry) = queued.then(|| entries.remove(&command)).flatten() else {
+            return false;
+        };
+        drop(entries);
+        let cancelled = Settled {
+            outcome: Err(Rejection::new(
+                Code::Cancelled,
+                "the command was cancelled before it was sent",
+            )),
+            picture: None,
+            written: None,
+        };
+        entry.reply.send(Final::Settled(cancelled)).is_ok()
+    }
+
     pub(super) fn is_pending(&self, claimed: Claimed) -> bool {
         self.entries()
             .get(&claimed.command)
@@ -237,7 +258,6 @@ impl PendingCommands {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use browserfleet_proto::action::{Code, Rejection};
     use browserfleet_proto::browser::v1::Action;
     use proptest::prelude::*;
 

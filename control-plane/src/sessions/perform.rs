@@ -9,6 +9,7 @@ use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::registry::{Held, Phase};
 use super::{OwnedSession, Sessions};
@@ -26,6 +27,8 @@ pub struct Request {
     pub timeout: Option<Duration>,
     /// What.
     pub action: Action,
+    /// Ends it before its time, if that is still possible; `None`: nobody can.
+    pub cancelled: Option<CancellationToken>,
 }
 
 /// A command that did what it was asked.
@@ -96,9 +99,7 @@ impl Sessions {
             &json!({ "command_id": command, "kind": request.action.kind() }),
         );
 
-        let outcome = self
-            .relay_to(held, command, &request.action, deadline)
-            .await;
+        let outcome = self.relay_to(held, command, &request, deadline).await;
         metrics::command(request.action.kind(), status_of(&outcome).as_str());
         held.tell(
             "command.finished",
@@ -148,7 +149,7 @@ impl Sessions {
         &self,
         held: &Held,
         command: CommandId,
-        action: &Action,
+        request: &Request,
         deadline: Instant,
     ) -> Outcome {
         let dispatched = self.relay.dispatch(
@@ -157,12 +158,23 @@ impl Sessions {
                 id: command,
                 session: held.id,
                 epoch: held.epoch.unsigned_abs(),
-                action: action.into(),
+                action: (&request.action).into(),
                 deadline,
             },
         );
         match dispatched {
-            Ok(waiting) => Outcome::Final(waiting.outcome().await),
+            Ok(waiting) => {
+                let cancelled = request.cancelled.clone().unwrap_or_default();
+                let outcome = waiting.outcome();
+                tokio::pin!(outcome);
+                tokio::select! {
+                    outcome = &mut outcome => Outcome::Final(outcome),
+                    () = cancelled.cancelled() => {
+                        self.relay.cancel(held.instance, held.id, command);
+                        Outcome::Final(outcome.await)
+                    }
+                }
+            }
             Err(refused) => Outcome::Refused(refused),
         }
     }
