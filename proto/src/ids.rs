@@ -91,6 +91,12 @@ ids! {
     ApiKeyId = "key_";
     /// Who a user is at another provider.
     IdentityId = "idt_";
+    /// A link with which somebody without an account sees or drives one session.
+    ShareId = "shr_";
+    /// One time of holding a session's control.
+    HolderId = "ctl_";
+    /// One time that a session asks a person for help.
+    HandoffId = "hnd_";
     /// One line of the audit.
     AuditId = "aud_";
 }

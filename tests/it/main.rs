@@ -39,3 +39,4 @@ mod second_factor;
 mod slow_clients;
 mod store;
 mod tenants;
+mod tickets;

@@ -98,6 +98,12 @@ fn table() -> Vec<Route> {
             [401, 201, 201],
         ),
         route("DELETE", "/api/keys/{key}", None, theirs),
+        route(
+            "POST",
+            "/api/ws-ticket",
+            session(json!({ "right": "view" })),
+            theirs,
+        ),
         route("GET", "/api/admin/users", None, [401, 403, 200]),
         route("POST", "/api/admin/users", Some(json!({})), [401, 403, 422]),
         route("GET", "/api/admin/users/{user}", None, [401, 403, 200]),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use browserfleet_proto::ids::{ApiKeyId, LoginId, UserId};
+use browserfleet_proto::ids::{ApiKeyId, LoginId, ShareId, UserId};
 use tokio::sync::watch;
 
 use super::CurrentUser;
@@ -42,7 +42,15 @@ struct Known {
     urgent: HashMap<UserId, AccessOf>,
     keys: HashMap<String, KnownKey>,
     revoked_keys: HashMap<ApiKeyId, Timestamp>,
+    revoked_shares: HashMap<ShareId, Timestamp>,
     looked_at: Option<Timestamp>,
+}
+
+impl Known {
+    /// How many are known to have ended.
+    fn ended(&self) -> usize {
+        self.logins.len() + self.revoked_keys.len() + self.revoked_shares.len()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +77,7 @@ impl Access {
         let ended = match credential {
             Credential::Login(login) => known.logins.contains_key(&login),
             Credential::Key(key) => known.revoked_keys.contains_key(&key),
+            Credential::Share(share) => known.revoked_shares.contains_key(&share),
         };
         let learned = known.users.get(&user).map(|(access, _)| access);
         let former = learned
@@ -137,7 +146,7 @@ impl Access {
     /// Learns what ended, and gives the users whose access changed since.
     pub(super) fn learn(&self, endings: Endings, now: Timestamp, looked: bool) -> Vec<AccessOf> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let before = (known.logins.len(), known.revoked_keys.len());
+        let before = known.ended();
         for login in endings.logins {
             known.logins.entry(login).or_insert(now);
         }
@@ -145,7 +154,10 @@ impl Access {
         for key in endings.keys {
             known.revoked_keys.entry(key).or_insert(now);
         }
-        let mut news = before != (known.logins.len(), known.revoked_keys.len());
+        for share in endings.shares {
+            known.revoked_shares.entry(share).or_insert(now);
+        }
+        let mut news = before != known.ended();
         let mut changed = Vec::new();
         for access in endings.users {
             let changes = known
@@ -166,6 +178,7 @@ impl Access {
             let late = |at: &Timestamp| now.since(*at) < MEMORY;
             known.logins.retain(|_, at| late(at));
             known.revoked_keys.retain(|_, at| late(at));
+            known.revoked_shares.retain(|_, at| late(at));
             known.users.retain(|_, (_, at)| late(at));
         }
         drop(known);

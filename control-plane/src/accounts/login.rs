@@ -279,7 +279,7 @@ impl Accounts {
         let by_token = by_token.map(|family| (family.login.user, family.login.id));
         let by_caller = caller.and_then(|it| match it.credential {
             Credential::Login(login) => Some((it.id, login)),
-            Credential::Key(_) => None,
+            Credential::Key(_) | Credential::Share(_) => None,
         });
         let logins: Vec<_> = by_token.into_iter().chain(by_caller).collect();
         if logins.is_empty() {
@@ -341,7 +341,7 @@ impl Accounts {
     pub async fn end_other_logins(&self, user: &CurrentUser, client: &Client) -> Result<(), Error> {
         let keep = match user.credential {
             Credential::Login(login) => Some(login),
-            Credential::Key(_) => None,
+            Credential::Key(_) | Credential::Share(_) => None,
         };
         let event = client
             .did(Action::LoginEnded)

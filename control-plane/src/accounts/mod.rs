@@ -15,6 +15,7 @@ mod reset;
 mod second_factor;
 mod secrets;
 mod throttle;
+mod tickets;
 mod tokens;
 
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ pub use oauth::{Begun, Failed, Finished};
 pub use profile::Profile;
 pub use register::NewAccount;
 pub use second_factor::{CHALLENGE_LIFE, Enrolment, SecondFactorState};
+pub use tickets::{Pass, TICKET_LIFE};
 
 use access::Access;
 use mailer::Mailer;
@@ -280,6 +282,7 @@ impl Accounts {
         let before =
             |life: Duration| Timestamp(now.0 - i64::try_from(life.as_micros()).unwrap_or(i64::MAX));
         self.store.purge_mail_tokens(now).await?;
+        self.store.purge_tickets().await?;
         self.store.purge_logins(before(login::KEPT)).await?;
         self.store
             .purge_unverified(before(register::UNVERIFIED_LIFE))

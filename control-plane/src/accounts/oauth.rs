@@ -75,7 +75,7 @@ impl Joiner {
                 login,
                 access_version: caller.access_version,
             }),
-            Credential::Key(_) => None,
+            Credential::Key(_) | Credential::Share(_) => None,
         }
     }
 }

@@ -117,7 +117,7 @@ pub async fn session_for_command(
     }
 }
 
-async fn find(api: &Api, user: &CurrentUser, id: &str) -> Result<OwnedSession, Error> {
+pub(super) async fn find(api: &Api, user: &CurrentUser, id: &str) -> Result<OwnedSession, Error> {
     let id: SessionId = id.parse().map_err(|_| Error::NotFound("session"))?;
     api.sessions.owned(user, id).await
 }

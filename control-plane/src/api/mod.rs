@@ -27,6 +27,7 @@ mod pages;
 mod policy;
 mod queue;
 mod sessions;
+mod tickets;
 mod users;
 
 use std::sync::Arc;
@@ -139,6 +140,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/users/me/identities/{identity}", delete(oauth::unlink))
         .route("/api/keys", get(keys::list).post(keys::create))
         .route("/api/keys/{key}", delete(keys::revoke))
+        .route("/api/ws-ticket", post(tickets::issue))
         .route(
             "/api/admin/users",
             get(admin::users).post(admin::create_user),

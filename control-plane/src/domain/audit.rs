@@ -1,6 +1,8 @@
 //! The audit: who did what, from where, and whether it was done.
 
-use browserfleet_proto::ids::{ApiKeyId, AuditId, LoginId, UserId};
+use std::str::FromStr;
+
+use browserfleet_proto::ids::{ApiKeyId, AuditId, LoginId, NotAnId, ShareId, UserId};
 
 use super::time::Timestamp;
 
@@ -115,6 +117,8 @@ pub enum Credential {
     Login(LoginId),
     /// A program with a key.
     Key(ApiKeyId),
+    /// Whoever has the link of a share.
+    Share(ShareId),
 }
 
 impl std::fmt::Display for Credential {
@@ -122,6 +126,21 @@ impl std::fmt::Display for Credential {
         match self {
             Self::Login(id) => id.fmt(f),
             Self::Key(id) => id.fmt(f),
+            Self::Share(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Credential {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        if text.starts_with(LoginId::PREFIX) {
+            text.parse().map(Self::Login)
+        } else if text.starts_with(ApiKeyId::PREFIX) {
+            text.parse().map(Self::Key)
+        } else {
+            text.parse().map(Self::Share)
         }
     }
 }

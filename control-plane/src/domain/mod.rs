@@ -1,6 +1,7 @@
 //! The rules, pure: no async, no I/O, no clock, no randomness. State and input
 //! go in, the new state or a refusal comes out.
 
+pub mod access;
 pub mod audit;
 pub mod certificate;
 pub mod command;

@@ -1,6 +1,6 @@
 //! What ended lately, for every replica to know; and what administrators change.
 
-use browserfleet_proto::ids::{ApiKeyId, LoginId, UserId};
+use browserfleet_proto::ids::{ApiKeyId, LoginId, ShareId, UserId};
 
 use super::{Error, Store, Transaction, audit, column, logins, mail_tokens, parsed};
 use crate::domain::audit::{Credential, Event};
@@ -51,6 +51,8 @@ pub struct Endings {
     pub logins: Vec<LoginId>,
     /// Keys.
     pub keys: Vec<ApiKeyId>,
+    /// Shares.
+    pub shares: Vec<ShareId>,
     /// Users whose access changed.
     pub users: Vec<AccessOf>,
 }
@@ -71,7 +73,7 @@ const ANOTHER_ADMINISTRATOR: &str = "exists (select 1 from users other where oth
     and other.id <> users.id and other.disabled_at is null and other.email_verified_at is not null)";
 
 impl Store {
-    /// How long a login or a key is good.
+    /// How long a login, a key or a share is good.
     ///
     /// # Errors
     /// Where the database fails.
@@ -83,6 +85,11 @@ impl Store {
             ),
             Credential::Key(id) => (
                 "select expires_at from api_keys where id = $1 and revoked_at is null",
+                id.to_string(),
+            ),
+            Credential::Share(id) => (
+                "select expires_at from shares where id = $1 and revoked_at is null and exists \
+                 (select 1 from sessions where id = shares.session_id and status_rank < 4)",
                 id.to_string(),
             ),
         };
@@ -107,6 +114,10 @@ impl Store {
             .bind(since.0)
             .fetch_all(&self.read)
             .await?;
+        let shares = sqlx::query("select id from shares where revoked_at >= $1")
+            .bind(since.0)
+            .fetch_all(&self.read)
+            .await?;
         let users = sqlx::query(
             "select id, access_version, disabled_at from users where access_changed_at >= $1",
         )
@@ -119,6 +130,10 @@ impl Store {
                 .map(|row| parsed(row, "id"))
                 .collect::<Result<_, _>>()?,
             keys: keys
+                .iter()
+                .map(|row| parsed(row, "id"))
+                .collect::<Result<_, _>>()?,
+            shares: shares
                 .iter()
                 .map(|row| parsed(row, "id"))
                 .collect::<Result<_, _>>()?,
@@ -236,6 +251,8 @@ impl Store {
             "delete from recovery_codes where user_id = $1",
             "delete from second_factors where user_id = $1",
             "delete from mail_tokens where user_id = $1",
+            "delete from ws_tickets where user_id = $1",
+            "delete from shares where user_id = $1",
             "delete from idempotency_keys where user_id = $1",
             "update audit_events set address = null, user_agent = null, detail = null \
              where actor_user_id = $1 or subject_user_id = $1",
@@ -284,6 +301,8 @@ impl Store {
         for statement in [
             "delete from commands where session_id in (select id from sessions where user_id = $1)",
             "delete from session_metadata where session_id in \
+             (select id from sessions where user_id = $1)",
+            "delete from session_control where session_id in \
              (select id from sessions where user_id = $1)",
             "delete from sessions where user_id = $1",
             "delete from idempotency_keys where user_id = $1",

@@ -25,6 +25,7 @@ pub mod pool;
 pub mod queue;
 pub mod second_factors;
 pub mod sessions;
+pub mod tickets;
 pub mod users;
 
 use sqlx::any::AnyRow;

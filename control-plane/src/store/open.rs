@@ -18,7 +18,7 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// Append-only: numbered, named, and safe for the version before.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (
         1,
         "accounts",
@@ -49,6 +49,11 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
         7,
         "parking",
         include_str!("../../../migrations/0007_parking.sql"),
+    ),
+    (
+        9,
+        "control",
+        include_str!("../../../migrations/0009_control.sql"),
     ),
 ];
 
