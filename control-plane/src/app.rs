@@ -253,6 +253,7 @@ impl App {
             answered: Answered::new(store.clone()),
             readiness: readiness.clone(),
             front,
+            sockets: crate::api::ws::Sockets::default(),
         };
         let mut ports = vec![
             Port {

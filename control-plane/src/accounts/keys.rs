@@ -177,6 +177,7 @@ impl Accounts {
             ),
             has_to_enrol: false,
             access_version: user.access_version,
+            good_until: key.expires_at,
         };
         self.access
             .remember_key(hash, key.id, current.clone(), key.expires_at, now);

@@ -81,6 +81,8 @@ pub struct CurrentUser {
     pub has_to_enrol: bool,
     /// The access version that it was given under.
     pub access_version: i64,
+    /// When what they showed is good no more; `None`: once somebody ends it.
+    pub good_until: Option<Timestamp>,
 }
 
 /// Where a request comes from.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::{SessionId, ShareId};
 
 use super::secrets::{hash_of, new_secret};
+use super::tokens::ACCESS_TOKEN_LIFE;
 use super::{Accounts, CurrentUser};
 use crate::clock;
 use crate::domain::access::{Reach, Right};
@@ -183,6 +184,12 @@ fn pass_of(user: &User, ticket: Ticket) -> Pass {
             // Who has to enrol gets no ticket.
             has_to_enrol: false,
             access_version: ticket.access_version,
+            // A ticket stands for the token that it was asked for with; those of keys and
+            // shares end with them.
+            good_until: match ticket.credential {
+                Credential::Login(_) => Some(clock::now().plus(ACCESS_TOKEN_LIFE)),
+                Credential::Key(_) | Credential::Share(_) => None,
+            },
         },
         right: ticket.reach.right,
         session: ticket.reach.session,

@@ -19,6 +19,7 @@ use super::CurrentUser;
 use super::secrets::{self, hash_of};
 use crate::clock;
 use crate::domain::audit::Credential;
+use crate::domain::time::Timestamp;
 use crate::domain::user::{Role, User};
 use crate::error::Error;
 
@@ -147,6 +148,7 @@ impl Tokens {
             scopes: None,
             has_to_enrol: token.claims.enrol,
             access_version: token.claims.ver,
+            good_until: Some(Timestamp(token.claims.exp.saturating_mul(1_000_000))),
         })
     }
 

@@ -9,8 +9,10 @@ pub mod grpc;
 pub mod idempotency;
 pub mod problem;
 pub mod serve;
+pub mod ws;
 
 mod admin;
+mod asyncapi;
 mod auth;
 mod cookies;
 mod ec2;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{any, delete, get, patch, post};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::accounts::Accounts;
@@ -59,6 +61,8 @@ pub struct Api {
     pub readiness: health::Readiness,
     /// Who stands before us, and who may call.
     pub front: Front,
+    /// Who has sockets open.
+    pub sockets: ws::Sockets,
 }
 
 /// What the operator says of proxies, pages and TLS.
@@ -190,7 +194,9 @@ pub fn router(api: Api) -> Router {
         .route("/account.css", get(pages::style))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
-        .route("/openapi.json", get(openapi::document));
+        .route("/openapi.json", get(openapi::document))
+        .route("/asyncapi.json", get(asyncapi::document))
+        .route("/ws", any(ws::open));
     let front = api.front.clone();
     let hsts = HeaderValue::from_static(HSTS);
     known

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::csrf::{CsrfLayer, ProtectionError};
 
+use super::Front;
 use crate::error::Error;
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -56,6 +57,45 @@ pub fn sharing(origins: &[String]) -> CorsLayer {
 /// Whether a page asks, and not a program.
 pub fn is_page(parts: &Parts) -> bool {
     parts.headers.contains_key(SEC_FETCH_SITE) || parts.headers.contains_key(header::ORIGIN)
+}
+
+/// A socket is opened by our own pages, by those of the origins that the operator names,
+/// and by programs: those have no origin, and bring no cookie. Nothing else stands
+/// between a foreign page and a user's cookie here, since sockets know no CORS.
+///
+/// # Errors
+/// [`Error::CrossOrigin`]
+pub fn check_socket(parts: &Parts, front: &Front) -> Result<(), Error> {
+    let Some(origin) = parts.headers.get(header::ORIGIN) else {
+        return if parts.headers.contains_key(header::COOKIE) {
+            Err(Error::CrossOrigin)
+        } else {
+            Ok(())
+        };
+    };
+    let origin = origin.to_str().map_err(|_| Error::CrossOrigin)?;
+    let host = parts.headers.get(header::HOST);
+    let host = host.and_then(|it| it.to_str().ok()).or_else(|| {
+        // HTTP/2 has it in the address.
+        parts
+            .uri
+            .authority()
+            .map(axum::http::uri::Authority::as_str)
+    });
+    let own = host.is_some_and(|host| {
+        let scheme = if front.tls {
+            &["https://"][..]
+        } else {
+            &["http://", "https://"]
+        };
+        let rest = scheme.iter().find_map(|it| origin.strip_prefix(it));
+        rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host))
+    });
+    if own || front.allowed_origins.iter().any(|it| it == origin) {
+        Ok(())
+    } else {
+        Err(Error::CrossOrigin)
+    }
 }
 
 /// A cookie comes along whoever asks: where something is changed, a request with

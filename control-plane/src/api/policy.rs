@@ -73,6 +73,7 @@ mod tests {
             scopes: scopes.map(<[Scope]>::to_vec),
             has_to_enrol: false,
             access_version: 1,
+            good_until: None,
         }
     }
 

@@ -8,6 +8,7 @@ use browserfleet_proto::agent::v1::{self, HeldSession, ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use browserfleet_proto::ladder;
 use browserfleet_proto::wire::outcome_from_wire;
+use serde_json::json;
 
 use super::perform::answered;
 use super::registry::{Held, Holding, Page, Phase};
@@ -299,6 +300,11 @@ impl Sessions {
             if held.shorten(at, reason) {
                 self.store.shorten_session(held.id, at, reason).await?;
                 tracing::warn!(session.id = %held.id, reason, ends_at = %at, "session ends before its time");
+                let seconds_left = at.since(clock::now()).as_secs();
+                held.tell(
+                    "session.ending",
+                    &json!({ "reason": reason, "ends_at": at, "seconds_left": seconds_left }),
+                );
             }
         }
         self.ends.send_modify(|count| *count += 1);

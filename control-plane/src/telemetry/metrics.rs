@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter, MeterProvider};
+use opentelemetry::metrics::{
+    AsyncInstrument, Counter, Histogram, Meter, MeterProvider, UpDownCounter,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
@@ -46,6 +48,8 @@ struct Instruments {
     launches: Counter<u64>,
     terminations: Counter<u64>,
     orphans: Counter<u64>,
+    sockets: UpDownCounter<i64>,
+    socket_messages_refused: Counter<u64>,
     instances: Counts,
 }
 
@@ -236,6 +240,14 @@ impl Instruments {
                 "browserfleet.orphans",
                 "What belonged to nothing, and was mended",
             ),
+            sockets: meter
+                .i64_up_down_counter("browserfleet.sockets")
+                .with_description("Sockets of frontends that are open")
+                .build(),
+            socket_messages_refused: counter(
+                "browserfleet.socket.messages.refused",
+                "Messages on sockets that were refused",
+            ),
             instances: Counts::default(),
         };
         instruments.begin_at_zero();
@@ -344,6 +356,22 @@ pub fn strange_report() {
 /// The queue of an agent's link was full.
 pub fn link_queue_full() {
     count(|it| &it.queues_full, 1, &[]);
+}
+
+/// Sockets of frontends were opened, or closed.
+pub fn sockets(change: i64) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.sockets.add(change, &[]);
+    }
+}
+
+/// A message on a socket was refused, with this public code.
+pub fn socket_message_refused(code: &'static str) {
+    count(
+        |it| &it.socket_messages_refused,
+        1,
+        &[KeyValue::new("reason", code)],
+    );
 }
 
 /// A statement got no connection to the database in time.
