@@ -37,6 +37,7 @@ mod rolling;
 mod rotation;
 mod second_factor;
 mod slow_clients;
+mod socket;
 mod store;
 mod tenants;
 mod tickets;

@@ -76,6 +76,7 @@ async fn key_of(store: &Store, user: UserId, scopes: &[Scope], ends: Timestamp) 
         scopes: Some(scopes.to_vec()),
         has_to_enrol: false,
         access_version: 1,
+        good_until: None,
     }
 }
 

@@ -108,6 +108,12 @@ impl Caller {
         }
     }
 
+    /// What every address begins with.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The token, to be used by hand.
     #[must_use]
     pub fn token(&self) -> &str {

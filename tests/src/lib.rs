@@ -19,6 +19,7 @@ pub mod rows;
 pub mod scripted_agent;
 pub mod services;
 pub mod site;
+pub mod socket;
 pub mod traces;
 pub mod wall_clock;
 pub mod world;

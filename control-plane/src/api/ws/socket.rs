@@ -32,8 +32,8 @@ use crate::telemetry::metrics;
 
 /// How often the peer is asked whether it lives: proxies close what is silent for 30 s.
 const PING_EVERY: Duration = Duration::from_secs(20);
-/// Silence after which the peer is gone: it answered none of two pings.
-const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// Silence after which the peer is gone: the ping before was not answered.
+const SILENCE_MAX: Duration = Duration::from_secs(35);
 /// Commands of one socket that are under way at once. More are refused: whoever has
 /// more sessions than that opens another socket.
 const COMMANDS_MAX: usize = 64;
@@ -152,7 +152,8 @@ impl Socket {
             .spawn("socket writer", writer.run(sink));
         let over = tokio::select! {
             over = self.read(&mut stream, &outbox) => over,
-            _ = &mut writing => None,
+            // The peer has gone, or did not read.
+            _ = &mut writing => return,
         };
         if let Some(closing) = over {
             tracing::debug!(user.id = %self.pass.user.id, code = closing.code, reason = closing.reason, "closing a socket");
