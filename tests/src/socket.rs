@@ -45,7 +45,8 @@ pub fn schemas(document: &Value, operation: &str) -> anyhow::Result<Schemas> {
             let name = it["$ref"].as_str().and_then(|it| it.rsplit('/').next());
             let name = name.context("a message has a name")?;
             let schema = &document["components"]["messages"][name]["payload"];
-            let validator = jsonschema::validator_for(schema).map_err(|it| it.to_owned())?;
+            let validator =
+                jsonschema::validator_for(schema).map_err(jsonschema::ValidationError::to_owned)?;
             Ok((name.to_owned(), validator))
         })
         .collect()

@@ -134,14 +134,14 @@ impl State {
                 );
                 self.compare(tabs);
             }
-            ("Page.lifecycleEvent", Some(tab)) if is_of(event, &tab.target) => {
-                if event
-                    .params::<Lifecycle<'_>>()
-                    .is_some_and(|it| it.name == "load")
-                {
-                    let url = cut(&tab.url, URL_BYTES_MAX);
-                    self.tell("page.loaded", json!({ "tab_id": tab.target, "url": url }));
-                }
+            ("Page.lifecycleEvent", Some(tab))
+                if is_of(event, &tab.target)
+                    && event
+                        .params::<Lifecycle<'_>>()
+                        .is_some_and(|it| it.name == "load") =>
+            {
+                let url = cut(&tab.url, URL_BYTES_MAX);
+                self.tell("page.loaded", json!({ "tab_id": tab.target, "url": url }));
             }
             ("Page.javascriptDialogOpening", Some(tab)) => {
                 if let Some(it) = event.params::<DialogOpening>() {

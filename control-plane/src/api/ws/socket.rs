@@ -221,7 +221,7 @@ impl Socket {
             let expires = async {
                 match user.good_until {
                     Some(at) => {
-                        sleep_until(Instant::now() + at.since(clock::now()) + RENEWAL_GRACE).await
+                        sleep_until(Instant::now() + at.since(clock::now()) + RENEWAL_GRACE).await;
                     }
                     None => std::future::pending().await,
                 }
