@@ -302,6 +302,7 @@ fn table() -> Vec<Route> {
         route("GET", "/healthz", None, [200, 200, 200]),
         route("GET", "/readyz", None, [200, 200, 200]),
         route("GET", "/openapi.json", None, [200, 200, 200]),
+        route("GET", "/asyncapi.json", None, [200, 200, 200]),
     ]
 }
 
