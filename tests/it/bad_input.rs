@@ -196,7 +196,7 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
     let certificate = key_file("a.pem", made.cert.pem().as_bytes(), 0o644);
     let mail_with_secret = format!("http://root:{SECRET}@127.0.0.1");
     let with_secret = format!("postgres://root:{SECRET}@127.0.0.1:1/db");
-    let cases: [(&[(&str, &str)], &str); 53] = [
+    let cases: [(&[(&str, &str)], &str); 55] = [
         (&[("LISTEN", "nowhere")], "BROWSERFLEET_LISTEN"),
         (&[("LISTEN", "127.0.0.1:99999")], "BROWSERFLEET_LISTEN"),
         (&[("LISTEN", "127.0.0.1")], "BROWSERFLEET_LISTEN"),
@@ -209,6 +209,8 @@ async fn a_bad_configuration_is_refused_with_its_keys() {
         (&[("POOL_WARM", "many")], "BROWSERFLEET_POOL_WARM"),
         (&[("POOL_WARM", "1.5")], "BROWSERFLEET_POOL_WARM"),
         (&[("POOL_WARM", "9")], "BROWSERFLEET_POOL_MAX"),
+        (&[("POOL_STOPPED", "1")], "BROWSERFLEET_POOL_STOPPED"),
+        (&[("POOL_STOPPED", "9")], "BROWSERFLEET_POOL_MAX"),
         (&[("POOL_MAX", "0")], "BROWSERFLEET_POOL_MAX"),
         (&[("POOL_MAX", "99999999999")], "BROWSERFLEET_POOL_MAX"),
         (

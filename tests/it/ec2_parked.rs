@@ -14,15 +14,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a step may take to be reached.
 const STEP: Duration = Duration::from_secs(20);
 
+/// Under the policies of `deploy/iam`.
 async fn world(aws: &Aws) -> World {
-    aws.plan()
+    let plan = aws
+        .plan()
         .with("POOL_WARM", 0)
         .with("POOL_STOPPED", 1)
         .with("POOL_MAX", 2)
-        .with("LOG", "info,sqlx=warn,browserfleet_control_plane=debug")
-        .start()
-        .await
-        .unwrap()
+        .with("LOG", "info,sqlx=warn,browserfleet_control_plane=debug");
+    aws.start_permitted(plan).await
 }
 
 async fn rows(admin: &Caller) -> Vec<Value> {
@@ -59,6 +59,7 @@ async fn wound_up(world: World, aws: Aws, admin: &Caller) {
         admin.delete(&format!("/api/ec2/instances/{id}")).await;
     }
     aws.assert_balanced(&[], PATIENCE).await;
+    aws.assert_permitted().await;
     world.stop().await;
     aws.stop().await;
 }
@@ -111,6 +112,8 @@ async fn where_a_stopped_machine_finds_no_room_another_is_launched() {
     assert_eq!(session.value("1 + 1").await, 2);
     assert_ne!(rows(&alice).await[0]["instance_id"], machine.id.as_str());
     assert_eq!(aws.calls("StartInstances").await.len(), 1);
+    // It is there for the next.
+    assert_eq!(parked(&aws, &admin).await.id, machine.id);
     wound_up(world, aws, &admin).await;
 }
 

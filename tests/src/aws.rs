@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::eventually;
 use crate::processes;
-use crate::world::{Plan, program};
+use crate::world::{Plan, World, program};
 
 /// How long it may take to start; measured: under 2 s.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -32,6 +32,8 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long one of its doors may take to open.
 const DOOR_DEADLINE: Duration = Duration::from_secs(30);
+/// What AWS says of what a policy does not permit.
+const FORBIDDEN: &[&str] = &["UnauthorizedOperation", "AccessDeniedException"];
 /// What machines are asked for where a test does not say.
 pub const INSTANCE_TYPES: &str = "c7i.large,m7i.large";
 
@@ -416,6 +418,29 @@ impl Aws {
     pub async fn enforce_policies(&self, deployment: &str) {
         self.knobs(json!({ "permissions": { "deployment": deployment } }))
             .await;
+    }
+
+    /// A world that follows this plan, for whose deployment the policies of `deploy/iam`
+    /// hold as soon as it is known.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_permitted(&self, plan: Plan) -> World {
+        let world = plan.start().await;
+        let world = world.unwrap_or_else(|error| panic!("{error:#}"));
+        self.enforce_policies(&world.deployment()).await;
+        world
+    }
+
+    /// Nothing that the control plane asked for was forbidden. Agents may be told so: a
+    /// parameter that is not there yet has no tag that would permit it.
+    ///
+    /// # Panics
+    /// On a call that the policies do not permit.
+    pub async fn assert_permitted(&self) {
+        let mut refused = self.calls_after(0).await;
+        refused.retain(|it| it.caller == "control-plane" && FORBIDDEN.contains(&&*it.result));
+        assert!(refused.is_empty(), "{refused:#?}");
     }
 
     /// What has to come out even.

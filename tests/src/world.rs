@@ -203,6 +203,23 @@ impl World {
         self.log.lines().join("\n")
     }
 
+    /// Which database this is, by the line with which it said that it is ready.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    pub fn deployment(&self) -> String {
+        let lines = self.log.lock();
+        let of_line = |line: &String| {
+            let (_, rest) = line.split_once(" ready api=")?;
+            let (_, id) = rest.split_once("deployment=")?;
+            let id = id.split_whitespace().next()?;
+            Some(id.trim_matches('"').to_owned())
+        };
+        let found = lines.iter().find_map(of_line);
+        found.expect("it said so once it was ready")
+    }
+
     /// How many lines were logged so far.
     #[must_use]
     pub fn lines_logged(&self) -> usize {

@@ -473,6 +473,18 @@ mod tests {
     }
 
     #[test]
+    fn spot_machines_are_not_kept_stopped() {
+        let stopped = ("POOL_STOPPED", "1");
+        let faults = read(&[stopped, ("EC2_MARKET", "spot")]).map(|_| ());
+        let faults = faults.expect_err("it cannot be done");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("POOL_STOPPED"), "{faults:?}");
+        for market in ["on-demand", "spot-first"] {
+            read(&[stopped, ("EC2_MARKET", market)]).expect(market);
+        }
+    }
+
+    #[test]
     fn machines_elsewhere_cannot_dial_this_one() {
         for listen in ["127.0.0.1:8081", "[::1]:8081", "0.0.0.0:8081"] {
             let said_nothing = [("AGENT_ADDRESS", ""), ("AGENT_LISTEN", listen)];

@@ -265,6 +265,95 @@ fn a_machine_that_does_not_come_up_ends() {
     assert_eq!(next.step, Some(Step::End("boot_timeout")));
 }
 
+/// One that is this far on its way to be stopped or back, for that long, whose machine
+/// was last told so then.
+fn parked(stage: Stage, age: Duration, told: Option<Duration>) -> Instance {
+    with(Instance::parked(stage, ago(age)), |row| {
+        row.kind = Some("large".into());
+        row.zone = Some("a".into());
+        row.token_at = Some(ago(age));
+        row.parking = Some(Parking {
+            stage,
+            at: ago(age),
+            told_at: told.map(ago),
+        });
+    })
+}
+
+#[test]
+fn one_that_is_needed_later_is_told_to_stop_until_it_is_seen_stopped() {
+    let runs = Some(MachineState::Running);
+    let fresh = parked(Stage::Stopping, SECOND, None);
+    assert_eq!(step_of(&fresh, runs, UP), Some(Step::Stop));
+    let told = parked(Stage::Stopping, minutes(1), Some(STOP_AGAIN - SECOND));
+    let next = next_with(&told, Some(&machine(MachineState::Running)), UP, CLOUD);
+    assert_eq!(next, Next::at(NOW.plus(SECOND)), "not every second");
+    let again = parked(Stage::Stopping, minutes(2), Some(STOP_AGAIN));
+    assert_eq!(step_of(&again, runs, UP), Some(Step::Stop));
+    let stopped = Some(MachineState::Stopped);
+    assert_eq!(step_of(&told, stopped, SILENT), Some(Step::Stopped));
+    let late = parked(Stage::Stopping, STOP_DEADLINE, Some(SECOND));
+    let end = Some(Step::End("stop_timeout"));
+    assert_eq!(step_of(&late, runs, UP), end);
+}
+
+#[test]
+fn one_that_is_stopped_is_left_alone_and_told_again_where_it_runs() {
+    let row = parked(Stage::Stopped, minutes(60), None);
+    let there = machine(MachineState::Stopped);
+    assert_eq!(
+        next_with(&row, Some(&there), SILENT, CLOUD),
+        Next::nothing(),
+        "nobody expects to hear of its agent"
+    );
+    let runs = Some(MachineState::Running);
+    assert_eq!(step_of(&row, runs, SILENT), Some(Step::Stop));
+    let told = parked(Stage::Stopped, minutes(60), Some(SECOND));
+    assert_eq!(step_of(&told, runs, SILENT), None);
+}
+
+#[test]
+fn one_that_is_needed_is_told_to_start_as_long_as_it_is_stopped() {
+    let stopped = Some(MachineState::Stopped);
+    let fresh = parked(Stage::Starting, SECOND, None);
+    assert_eq!(step_of(&fresh, stopped, SILENT), Some(Step::Start));
+    let told = parked(Stage::Starting, minutes(1), Some(SECOND));
+    assert_eq!(step_of(&told, stopped, SILENT), None);
+    let again = parked(Stage::Starting, minutes(1), Some(START_AGAIN));
+    assert_eq!(step_of(&again, stopped, SILENT), Some(Step::Start));
+    // Its agent joined at its first start: it gets no other token.
+    let runs = Some(MachineState::Running);
+    assert_eq!(step_of(&told, runs, SILENT), None);
+    // The time that it has to come up counts from when it was wanted back.
+    let late = parked(Stage::Starting, BOOT, Some(SECOND));
+    for state in [runs, stopped] {
+        let end = Some(Step::End("boot_timeout"));
+        assert_eq!(step_of(&late, state, SILENT), end, "{state:?}");
+    }
+}
+
+#[test]
+fn a_parked_one_that_is_gone_or_not_wanted_ends() {
+    for stage in [Stage::Stopping, Stage::Stopped] {
+        let row = parked(stage, minutes(9), Some(SECOND));
+        for state in [MachineState::Terminated, MachineState::ShuttingDown] {
+            let end = Some(Step::End("instance_terminated"));
+            assert_eq!(step_of(&row, Some(state), SILENT), end, "{stage:?}");
+        }
+        assert_eq!(step_of(&row, None, SILENT), Some(Step::Missing(true)));
+        let missing = with(row.clone(), |row| row.missing_since = Some(ago(minutes(9))));
+        let end = Some(Step::End("instance_lost"));
+        assert_eq!(step_of(&missing, None, SILENT), end, "{stage:?}");
+        let deleted = draining(row, None);
+        let end = Some(Step::End("deleted"));
+        assert_eq!(step_of(&deleted, Some(MachineState::Stopped), SILENT), end);
+    }
+    // What boots for the first time was never told to stop.
+    let boots = parked(Stage::Wanted, SECOND, None);
+    let end = Some(Step::End("stopped_at_start"));
+    assert_eq!(step_of(&boots, Some(MachineState::Stopped), SILENT), end);
+}
+
 #[test]
 fn what_ended_outside_ends_here_at_once_even_with_a_link() {
     let cases = [
