@@ -1,14 +1,17 @@
 //! The pool on EC2, from the wish for a session to the end of its machine: the real
-//! SDK, an AWS of the test's own, simulated machines, real agents and real Chrome.
+//! SDK, an AWS of the test's own, simulated machines, real agents and real Chrome. The
+//! policies of `deploy/iam` hold for the control plane and for each machine.
 
 use std::time::{Duration, Instant};
 
 use browserfleet_tests::api::{Caller, Session};
-use browserfleet_tests::aws::Aws;
+use browserfleet_tests::aws::{Aws, Machine};
 use browserfleet_tests::eventually;
+use browserfleet_tests::scripted_agent::{Invitation, new_key};
 use browserfleet_tests::site::Site;
 use browserfleet_tests::world::World;
 use serde_json::{Value, json};
+use tonic::Code;
 
 /// How long a machine and its agent may take in these tests.
 const BOOT: Duration = Duration::from_secs(60);
@@ -26,7 +29,8 @@ async fn opened(caller: &Caller) -> Session {
     caller.open(json!({ "wait_ms": 60_000 })).await
 }
 
-/// Everything is ended by hand, and AWS has nothing left of it.
+/// Everything is ended by hand, AWS has nothing left of it, and nothing that was asked
+/// for was forbidden.
 async fn wound_up(world: World, aws: Aws) {
     let admin = world.administrator().await;
     let pool = json!({ "warm": 0 });
@@ -36,6 +40,7 @@ async fn wound_up(world: World, aws: Aws) {
         admin.delete(&path).await;
     }
     aws.assert_balanced(&[], BOOT).await;
+    aws.assert_permitted().await;
     world.stop().await;
     aws.stop().await;
 }
@@ -43,13 +48,8 @@ async fn wound_up(world: World, aws: Aws) {
 #[tokio::test]
 async fn a_session_on_a_machine_of_ec2_ends_in_a_picture() {
     let aws = Aws::start().await.unwrap();
-    let world = aws
-        .plan()
-        .with("POOL_WARM", 1)
-        .with("POOL_MAX", 3)
-        .start()
-        .await
-        .unwrap();
+    let plan = aws.plan().with("POOL_WARM", 1).with("POOL_MAX", 3);
+    let world = aws.start_permitted(plan).await;
     let site = Site::start().await.unwrap();
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
@@ -94,7 +94,7 @@ async fn a_session_on_a_machine_of_ec2_ends_in_a_picture() {
 #[tokio::test]
 async fn a_machine_that_is_terminated_from_outside_ends_its_session_with_the_reason() {
     let aws = Aws::start().await.unwrap();
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
     let row = instances(&alice).await.remove(0);
@@ -113,13 +113,8 @@ async fn a_machine_that_is_terminated_from_outside_ends_its_session_with_the_rea
 async fn a_machine_whose_agent_never_calls_is_ended_and_says_why() {
     let aws = Aws::start().await.unwrap();
     aws.knobs(json!({ "silent": true })).await;
-    let world = aws
-        .plan()
-        .with("POOL_WARM", 0)
-        .with("POOL_BOOT_MS", 3_000)
-        .start()
-        .await
-        .unwrap();
+    let plan = aws.plan().with("POOL_WARM", 0).with("POOL_BOOT_MS", 3_000);
+    let world = aws.start_permitted(plan).await;
     let alice = world.user("alice").await;
     let made = alice.post("/api/ec2/instances", json!({})).await.ok();
     let status = format!("/api/ec2/instances/{}/status", named(&made, "id"));
@@ -136,10 +131,74 @@ async fn a_machine_whose_agent_never_calls_is_ended_and_says_why() {
     wound_up(world, aws).await;
 }
 
+/// The newest machine, and its token as soon as that lies ready.
+async fn invited(aws: &Aws) -> (Machine, String) {
+    let latest = Instant::now() + BOOT;
+    loop {
+        if let Some(machine) = aws.alive().await.pop()
+            && let Some(token) = aws.token(&machine).await
+        {
+            return (machine, token);
+        }
+        assert!(Instant::now() < latest, "no token came");
+    }
+}
+
+/// What a program on the machine is told by its metadata service.
+async fn user_data_of(machine: &Machine) -> String {
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/latest/{path}", machine.metadata_endpoint);
+    let asked = http.put(url("api/token"));
+    let asked = asked.header("x-aws-ec2-metadata-token-ttl-seconds", "60");
+    let session = asked.send().await.unwrap().text().await.unwrap();
+    let asked = http.get(url("user-data"));
+    let asked = asked.header("x-aws-ec2-metadata-token", session);
+    asked.send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_of_no_use_elsewhere_nor_twice_and_user_data_has_none() {
+    let aws = Aws::start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
+    let authorities = world.data_dir().join("agent-authorities.pem");
+    let door = Invitation {
+        token: String::new(),
+        address: format!("https://{}", world.agents),
+        authorities: std::fs::read_to_string(authorities).unwrap(),
+    };
+    let (_, request) = new_key().unwrap();
+    let refused = async |machine: &str, token: &str| {
+        let refused = door.join_from(machine, token, &request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    };
+    let alice = world.user("alice").await;
+    aws.knobs(json!({ "silent": true })).await;
+    let made = alice.post("/api/ec2/instances", json!({})).await.ok();
+    let (machine, token) = invited(&aws).await;
+    let told = user_data_of(&machine).await;
+    assert!(told.starts_with("#cloud-config"), "{told}");
+    assert!(!told.contains(&token));
+    refused("i-0123456789abcdef0", &token).await;
+    // Whoever carried it away had their chance, and may not say next that they did not.
+    refused(&machine.id, &token).await;
+    let path = format!("/api/ec2/instances/{}", named(&made, "id"));
+    alice.delete(&path).await.ok();
+    aws.assert_balanced(&[], BOOT).await;
+
+    aws.knobs(json!({ "silent": false })).await;
+    alice.post("/api/ec2/instances", json!({})).await.ok();
+    let (machine, token) = invited(&aws).await;
+    let session = opened(&alice).await;
+    assert_eq!(aws.token(&machine).await, None);
+    refused(&machine.id, &token).await;
+    assert_eq!(session.value("1 + 1").await, 2);
+    wound_up(world, aws).await;
+}
+
 #[tokio::test]
 async fn how_a_machine_starts_is_streamed() {
     let aws = Aws::start().await.unwrap();
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     let made = alice.post("/api/ec2/instances", json!({})).await.ok();
     let status = format!("/api/ec2/instances/{}/status", named(&made, "id"));
@@ -182,7 +241,7 @@ async fn where_one_kind_is_short_the_next_is_had() {
         "do": { "error": "InsufficientInstanceCapacity" },
     }]))
     .await;
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
     let row = instances(&alice).await.remove(0);
@@ -200,7 +259,7 @@ async fn a_lost_answer_makes_no_second_machine() {
         "do": { "lost": true },
     }]))
     .await;
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
     assert_eq!(aws.machines().await.len(), 1, "one machine was ever made");
@@ -217,7 +276,7 @@ async fn throttled_calls_are_made_again_later_and_by_and_by() {
         "do": { "error": "RequestLimitExceeded" },
     }]))
     .await;
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
     assert_eq!(aws.machines().await.len(), 1);
@@ -229,7 +288,7 @@ async fn throttled_calls_are_made_again_later_and_by_and_by() {
 #[tokio::test]
 async fn the_agent_or_the_machine_is_started_anew_and_is_the_same_instance() {
     let aws = Aws::start().await.unwrap();
-    let world = aws.plan().with("POOL_WARM", 0).start().await.unwrap();
+    let world = aws.start_permitted(aws.plan().with("POOL_WARM", 0)).await;
     let alice = world.user("alice").await;
     for mode in ["agent", "reboot"] {
         let session = opened(&alice).await;
@@ -261,13 +320,8 @@ async fn the_agent_or_the_machine_is_started_anew_and_is_the_same_instance() {
 #[tokio::test]
 async fn owners_are_told_that_the_cloud_takes_a_machine_back() {
     let aws = Aws::start().await.unwrap();
-    let world = aws
-        .plan()
-        .with("POOL_WARM", 0)
-        .with("EC2_MARKET", "spot")
-        .start()
-        .await
-        .unwrap();
+    let plan = aws.plan().with("POOL_WARM", 0).with("EC2_MARKET", "spot");
+    let world = aws.start_permitted(plan).await;
     let alice = world.user("alice").await;
     let session = opened(&alice).await;
     let row = instances(&alice).await.remove(0);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use browserfleet_proto::agent::v1::Certificate;
+use browserfleet_tests::eventually;
 use browserfleet_tests::postgres::Postgres;
 use browserfleet_tests::scripted_agent::{Invitation, Machines, new_key};
 use browserfleet_tests::world::{Plan, World};
@@ -17,6 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::{Code, Status};
@@ -24,6 +26,8 @@ use x509_parser::extensions::GeneralName;
 
 /// How long a connection may take to be refused.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take until a round comes, whatever happens: its period, and a little.
+const AT_THE_LATEST: Duration = Duration::from_secs(35);
 /// A request for a key of RSA with 1024 bits, which no library of ours makes.
 const RSA_1024: &str = "MIIBSzCBtQIBADAMMQowCAYDVQQDDAF4MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDI\
     9N2EX6wzq9jE09Z9Uob18FzmrTylrVeXo/3Y6niIZSJ5erXmPI16E9YDsut0HM56Tux5AYYPvpAqKcqmtYegl+n64g1H\
@@ -113,8 +117,9 @@ async fn a_token_that_is_not_good_is_refused_and_nobody_learns_why() {
     let huge = "f".repeat(100 * 1024);
     let tokens = [&used.token, &expired.token, &revoked.token, &unknown, ""];
     let mut told = Vec::new();
+    let (_, another) = new_key().unwrap();
     for token in tokens {
-        let refused = used.join(token, &request).await.unwrap_err();
+        let refused = used.join(token, &another).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
         told.push(refused.message().to_owned());
     }
@@ -124,7 +129,8 @@ async fn a_token_that_is_not_good_is_refused_and_nobody_learns_why() {
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
 
     let count = tokens.len();
-    assert_eq!(door.refusals("token").await, count as f64);
+    assert_eq!(door.refusals("token").await, (count - 1) as f64);
+    assert_eq!(door.refusals("another_key").await, 1.0);
     let administrator = door.world.administrator().await;
     let lines = administrator
         .get("/api/admin/audit?action=agent.refused&result=refused")
@@ -148,7 +154,68 @@ async fn a_token_that_is_not_good_is_refused_and_nobody_learns_why() {
         .parse()
         .unwrap();
     assert!((10..=11).contains(&told), "{told}");
-    assert_eq!(door.refusals("token").await, (count + 50) as f64);
+    assert_eq!(door.refusals("token").await, (count - 1 + 50) as f64);
+    door.world.stop().await;
+}
+
+#[tokio::test]
+async fn the_key_that_a_token_was_used_with_may_ask_again_and_no_other() {
+    let mut door = Door::open(1).await;
+    let invited = door.kit.invitation().await.unwrap();
+    let (_, request) = new_key().unwrap();
+    let first = invited.join(&invited.token, &request).await.unwrap();
+    let again = invited.join(&invited.token, &request).await.unwrap();
+    assert_ours(&again);
+    assert_eq!(again.instance_id, first.instance_id);
+    assert_ne!(again.certificate, first.certificate);
+
+    let (_, another) = new_key().unwrap();
+    let refused = invited.join(&invited.token, &another).await.unwrap_err();
+    assert_refused(&refused);
+    assert_eq!(door.refusals("another_key").await, 1.0);
+    let administrator = door.world.administrator().await;
+    let lines = "/api/admin/audit?action=agent.refused&result=refused";
+    let lines = administrator.get(lines).await.ok();
+    let line = lines["data"][0].to_string();
+    assert!(
+        line.contains("another_key") && line.contains(&first.instance_id),
+        "{line}"
+    );
+
+    // No longer than the token lives, nor once the agent has said a word.
+    for change in [
+        "update instances set status = 'running'",
+        "update join_tokens set expires_at = 1",
+    ] {
+        door.change(change);
+        let late = invited.join(&invited.token, &request).await.unwrap_err();
+        assert_refused(&late);
+        door.change("update instances set status = 'provisioning'");
+    }
+    door.world.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_of_an_instance_that_is_over_is_cut_and_counted() {
+    let mut door = Door::open(1).await;
+    let agent = door.kit.next().await.unwrap();
+    let mut link = agent.link().await.unwrap();
+    let orphans = async || {
+        let series = "browserfleet_orphans_total{kind=\"link\"}";
+        door.world.metrics().await.value(series).unwrap_or_default()
+    };
+    assert_eq!(orphans().await, 0.0);
+    // As a replica that leads does it, and dies before it is known here.
+    door.change(&format!(
+        "update instances set status = 'terminated' where id = '{}'",
+        agent.instance
+    ));
+    let ended = timeout(AT_THE_LATEST, link.end()).await;
+    ended.expect("it is cut").unwrap();
+    eventually("it is counted", PATIENCE, || async {
+        orphans().await == 1.0
+    })
+    .await;
     door.world.stop().await;
 }
 

@@ -10,8 +10,15 @@ use browserfleet_tests::world::{Plan, World, program};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// A world whose agents dial through a proxy.
+/// A world whose agents dial through a proxy, which leads to it.
 async fn behind_a_proxy() -> (World, FaultProxy, TempDir) {
+    let (world, proxy, folder) = behind_a_closed_proxy().await;
+    proxy.lead_to(Some(world.agents));
+    (world, proxy, folder)
+}
+
+/// A world whose agents dial through a proxy, where they wait.
+async fn behind_a_closed_proxy() -> (World, FaultProxy, TempDir) {
     let proxy = FaultProxy::start().await.unwrap();
     let folder = TempDir::new().unwrap();
     let agent = folder.path().join("agent");
@@ -24,12 +31,42 @@ async fn behind_a_proxy() -> (World, FaultProxy, TempDir) {
     std::fs::set_permissions(&agent, PermissionsExt::from_mode(0o755)).unwrap();
     let world = Plan::default()
         .with("LOCAL_AGENT", agent.display())
+        .with("POOL_WARM", 1)
         .with("POOL_MAX", 1)
         .start()
         .await
         .unwrap();
-    proxy.lead_to(Some(world.agents));
     (world, proxy, folder)
+}
+
+/// How late answers are that are to be lost: more than it takes to look at the log.
+const LATENESS: Duration = Duration::from_millis(500);
+/// How long an agent may take to join, with answers that are late.
+const JOINING: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn an_agent_that_did_not_hear_that_it_joined_asks_again_and_is_the_same() {
+    let (world, proxy, _folder) = behind_a_closed_proxy().await;
+    proxy.answers_after(LATENESS);
+    proxy.lead_to(Some(world.agents));
+    eventually("it was given a certificate", JOINING, || async {
+        world.was_logged_after(0, "an agent joined")
+    })
+    .await;
+    proxy.answers_after(Duration::ZERO);
+    assert!(proxy.cut() > 0);
+    let alice = world.user("alice").await;
+    let session = alice.open(json!({ "wait_ms": 20_000 })).await;
+    assert_eq!(session.value("1 + 1").await, 2);
+    // No other had to take its place; those that ended would be listed too.
+    let admin = world.administrator().await;
+    let instances = admin.get("/api/ec2/instances").await.ok();
+    let ids: Vec<_> = instances["data"].as_array().into_iter().flatten().collect();
+    assert_eq!(ids.len(), 1, "{instances}");
+    let log = world.log();
+    let joined = log.lines().filter(|it| it.contains("an agent joined"));
+    assert_eq!(joined.count(), 2, "it asked twice");
+    world.stop().await;
 }
 
 #[tokio::test]

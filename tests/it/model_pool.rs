@@ -28,8 +28,8 @@ const ALWAYS: usize = usize::MAX;
 /// Times that it dies at each step.
 const DEATHS: usize = 20;
 /// The least number of times that a control plane waits between an instance's intent
-/// and its first word: about 34 where the database is quick to answer, more where a
-/// query waits in between.
+/// and its first word. An answer that is there at once is no wait: a server that is
+/// quick has been seen to leave 34.
 const STEPS_MIN: usize = 20;
 
 /// Each of these on a file of its own, and all of them on one server.
@@ -82,6 +82,11 @@ laws![
     a_machine_that_ends_by_itself_is_known_within_half_a_minute,
     a_sick_zone_is_replaced_little_by_little,
     one_that_was_stopped_is_started_before_any_is_launched,
+    at_the_maximum_who_asks_gets_one_that_was_stopped,
+    who_asks_for_one_that_finds_no_room_is_told,
+    a_refusal_that_looked_at_nothing_leaves_what_was_made_before_to_be_found,
+    places_have_as_many_instances_each,
+    what_is_made_otherwise_takes_the_place_of_what_was_made_before,
     a_second_leader_launches_nothing_twice,
     a_leader_that_was_suspended_does_nothing_of_what_it_saw,
     whatever_step_it_dies_at_one_machine_comes_of_it,
@@ -537,6 +542,115 @@ async fn one_that_was_stopped_is_started_before_any_is_launched(url: String) {
     assert!(stopped.contains(&ready.unwrap().id));
     // One more to be stopped takes its place there.
     assert_eq!((rows.len(), pool.provider.started()), (4, 4));
+    pool.is_one_to_one().await;
+}
+
+/// One instance is stopped, and there may be no other.
+async fn full_with_one_stopped(url: &str) -> ModelPool {
+    let wanted = Settings {
+        stopped: 1,
+        ..settings(0, 1)
+    };
+    let mut pool = ModelPool::new(url, wanted).await;
+    pool.settles().await;
+    pool
+}
+
+async fn at_the_maximum_who_asks_gets_one_that_was_stopped(url: String) {
+    let mut pool = full_with_one_stopped(&url).await;
+    let stopped = pool.row().await;
+    let (user, late) = (user_in(&pool.store).await, user_in(&pool.store).await);
+    let fleet = &pool.replica.fleet;
+    let theirs = fleet.want(user, NewInstance::default()).await.unwrap();
+    assert_eq!((theirs.id, theirs.asked_for), (stopped.id, true));
+    let refused = fleet.want(late, NewInstance::default()).await;
+    assert!(matches!(refused, Err(Error::NoCapacity { .. })));
+    pool.passes(BOOT + MINUTE).await;
+    let row = pool.row().await;
+    assert_eq!((row.id, row.status), (stopped.id, Status::Running));
+    assert_eq!(row.assigned_to, Some(user));
+    assert_eq!(
+        (pool.provider.started(), pool.provider.calls(Call::Start)),
+        (1, 1)
+    );
+    pool.is_one_to_one().await;
+}
+
+async fn who_asks_for_one_that_finds_no_room_is_told(url: String) {
+    let mut pool = full_with_one_stopped(&url).await;
+    let user = user_in(&pool.store).await;
+    let no_room = Failure::Refuse(Shortage::Capacity);
+    pool.provider.fails(Call::Start, no_room, 1);
+    let fleet = &pool.replica.fleet;
+    let theirs = fleet.want(user, NewInstance::default()).await.unwrap();
+    pool.passes(MINUTE * 2).await;
+    let row = pool.row_of(theirs.id).await;
+    assert_eq!(row.error_code.as_deref(), Some("no_capacity"));
+    assert_eq!(row.status, Status::Terminated);
+    pool.settles().await;
+    assert_eq!(
+        pool.provider.started(),
+        2,
+        "another is stopped in its place"
+    );
+    pool.is_one_to_one().await;
+}
+
+async fn a_refusal_that_looked_at_nothing_leaves_what_was_made_before_to_be_found(url: String) {
+    let mut pool = ModelPool::new(&url, settings(1, 1)).await;
+    pool.provider.fails(Call::Launch, Failure::LoseReply, 1);
+    let forbidden = Failure::Refuse(Shortage::Request);
+    pool.provider.fails(Call::Launch, forbidden, 1);
+    pool.provider.lists_lag(MINUTE * 2);
+    pool.passes(MINUTE).await;
+    let failed = pool.row().await;
+    assert_eq!(failed.error_code.as_deref(), Some("launch_refused"));
+    assert!(failed.counts(), "a machine may be there: {failed:?}");
+    assert_eq!(pool.provider.alive().len(), 1, "no other is made meanwhile");
+    pool.settles().await;
+    assert_eq!(pool.row_of(failed.id).await.status, Status::Terminated);
+    assert_eq!(pool.provider.started(), 2);
+    pool.is_one_to_one().await;
+}
+
+async fn places_have_as_many_instances_each(url: String) {
+    let pool = settled(&url, 7, 10).await;
+    let rows = pool.rows().await;
+    let places = PLACES.map(|place| {
+        let there = rows.iter().filter(|it| it.zone.as_deref() == Some(place));
+        there.count()
+    });
+    assert_eq!(places, [3, 2, 2]);
+    assert_eq!(pool.provider.calls(Call::Launch), 7);
+}
+
+async fn what_is_made_otherwise_takes_the_place_of_what_was_made_before(url: String) {
+    let pool = settled(&url, 2, 10).await;
+    let before = pool.rows().await;
+    let mut pool = pool.restart().await;
+    pool.passes(MINUTE * 20).await;
+    let names = |rows: &[Instance]| -> Vec<InstanceId> { rows.iter().map(|it| it.id).collect() };
+    assert_eq!(
+        names(&pool.rows().await),
+        names(&before),
+        "the same is the same"
+    );
+    pool.provider.tells("start another agent");
+    let mut pool = pool.restart().await;
+    // The first of the new making comes when one is needed; then the rest follow.
+    leased(&pool, before[0].id).await.unwrap();
+    pool.passes(MINUTE * 30).await;
+    pool.settles().await;
+    let after = pool.rows().await;
+    let free: Vec<&Instance> = after
+        .iter()
+        .filter(|it| it.takes_work() && it.assigned_to.is_none())
+        .collect();
+    assert_eq!(free.len(), 2);
+    for row in free {
+        assert_eq!(row.generation, before[0].generation + 1);
+        assert!(!names(&before).contains(&row.id));
+    }
     pool.is_one_to_one().await;
 }
 

@@ -188,6 +188,8 @@ async fn what_administrators_want_holds_at_once_and_has_to_make_sense() {
         (json!({ "max": 10_001 }), "max"),
         (json!({ "warm": 5 }), "warm"),
         (json!({ "warm": 3, "max": 2 }), "warm"),
+        // A process is not stopped and started again.
+        (json!({ "stopped": 1 }), "stopped"),
         (json!({ "idle_minutes": 1_441 }), "idle_minutes"),
         (json!({ "instance_types": ["m7i.large"] }), "instance_types"),
         (json!({ "subnets": ["subnet-1"] }), "subnets"),
@@ -457,7 +459,10 @@ async fn a_restart_is_a_new_life_of_the_same_instance() {
 
 #[tokio::test]
 async fn an_agent_that_is_killed_is_replaced_and_its_session_told() {
-    let plan = Plan::default().with("POOL_WARM", 1).with("POOL_MAX", 2);
+    let plan = Plan::default()
+        .with("METRICS_LISTEN", "127.0.0.1:0")
+        .with("POOL_WARM", 1)
+        .with("POOL_MAX", 2);
     let world = plan.start().await.unwrap();
     let alice = world.user("alice").await;
     let session = alice.open(json!({})).await;
@@ -478,6 +483,8 @@ async fn an_agent_that_is_killed_is_replaced_and_its_session_told() {
     .await;
     println!("told {:?} after the kill", killed.elapsed());
     gone(&world, &id).await;
+    let series = "browserfleet_orphans_total{kind=\"row\"}";
+    assert_eq!(world.metrics().await.value(series), Some(1.0));
     let next = alice.open(json!({})).await;
     assert_ne!(next.show().await["instance_id"], id.as_str());
     eventually("one is ready again", SOON, || async {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use browserfleet_proto::agent::v1::{HeldSession, Hello, OpenSession};
 use browserfleet_tests::api::{Caller, Session};
-use browserfleet_tests::eventually;
 use browserfleet_tests::scripted_agent::{Link, Machines, ScriptedAgent};
 use browserfleet_tests::world::{Plan, World, make_authority};
+use browserfleet_tests::{eventually, processes};
 use reqwest::Method;
 use serde_json::json;
 use tokio::sync::watch;
@@ -204,4 +204,51 @@ async fn a_real_agent_renews_in_time_and_keeps_its_browsers() {
     steady.stop().await;
     session.end().await.ok();
     world.stop().await;
+}
+
+/// How long an agent goes with its certificate, and a little.
+const CERTIFICATE_ENDS: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn an_agent_that_cannot_renew_in_time_goes_on_trying_and_says_when_it_is_too_late() {
+    let mut world = Plan::default()
+        .with("AGENT_CERTIFICATE_MS", 10_000)
+        .with("POOL_MAX", 1)
+        .start()
+        .await
+        .unwrap();
+    let alice = world.user("alice").await;
+    let session = alice.open(json!({})).await;
+    session.value("window.kept = 'yes'").await;
+    // Nobody is there when it is due.
+    world.kill().await;
+    let lines = world.lines_logged();
+    let says = async |world: &World, words: &str| {
+        eventually(words, CERTIFICATE_ENDS, || async {
+            world.was_logged_after(lines, words)
+        })
+        .await;
+    };
+    says(&world, "could not renew the certificate yet").await;
+    world.start_again().await;
+    says(&world, "certificate renewed").await;
+    eventually("the page is there", BACK, || async {
+        let asked = json!({ "expression": "window.kept" });
+        let reply = session.command("execute", asked).await;
+        reply.status == 200 && reply.json()["value"] == "yes"
+    })
+    .await;
+    // Nor when it ends.
+    let agents = world.agents();
+    world.kill().await;
+    says(&world, "the certificate ended before it could be renewed").await;
+    eventually("its agent is gone", BACK, || async {
+        let processes = processes::all();
+        !processes.iter().any(|it| agents.contains(&it.id))
+    })
+    .await;
+    world.start_again().await;
+    let next = alice.open(json!({ "wait_ms": 20_000 })).await;
+    assert_eq!(next.value("1 + 1").await, 2);
+    assert!(world.terminate().await.success());
 }

@@ -135,6 +135,8 @@ struct State {
     without_capacity: Vec<(String, Shortage)>,
     start: Start,
     image: String,
+    /// What machines are told at their start.
+    user_data: String,
     times: Times,
     requests: Vec<String>,
 }
@@ -157,6 +159,7 @@ impl Default for ModelProvider {
                 without_capacity: Vec::new(),
                 start: Start::Well,
                 image: "image-1".into(),
+                user_data: "start the agent".into(),
                 times: Times {
                     boot: BOOT,
                     shut_down: SHUT_DOWN,
@@ -214,6 +217,11 @@ impl ModelProvider {
     /// What machines are started from now.
     pub fn publishes(&self, image: &str) {
         image.clone_into(&mut self.state().image);
+    }
+
+    /// What machines are told at their start from now.
+    pub fn tells(&self, user_data: &str) {
+        user_data.clone_into(&mut self.state().user_data);
     }
 
     /// Lists show new machines, and that machines end, only after this long.
@@ -335,6 +343,9 @@ impl ModelProvider {
         let unknown = || error(Fault::Unknown, "no answer");
         let answer = match failure {
             None => done(&mut self.state()),
+            Some(Failure::Refuse(Shortage::Capacity)) => {
+                Err(error(Fault::NoCapacity, "there is no room"))
+            }
             Some(Failure::Refuse(_)) => Err(error(Fault::Refused, "refused")),
             Some(Failure::Throttle) => Err(error(Fault::Throttled, "too many calls")),
             Some(Failure::Fail) => Err(unknown()),
@@ -521,6 +532,7 @@ impl Provider for ModelProvider {
             "deployment": draft.deployment,
             "generation": draft.generation,
             "image": draft.image,
+            "user_data": self.state().user_data,
             "place": draft.offering.place,
         });
         Ok(request.to_string())

@@ -218,10 +218,26 @@ impl Invitation {
     /// # Panics
     /// Where it cannot be reached.
     pub async fn join(&self, token: &str, signing_request: &[u8]) -> Result<Certificate, Status> {
+        self.join_from("", token, signing_request).await
+    }
+
+    /// The same, from a machine that calls itself this.
+    ///
+    /// # Errors
+    /// What the control plane says instead.
+    ///
+    /// # Panics
+    /// Where it cannot be reached.
+    pub async fn join_from(
+        &self,
+        machine: &str,
+        token: &str,
+        signing_request: &[u8],
+    ) -> Result<Certificate, Status> {
         let request = JoinRequest {
             token: token.to_owned(),
             signing_request: Bytes::copy_from_slice(signing_request),
-            ..JoinRequest::default()
+            machine: machine.to_owned(),
         };
         let endpoint = dialing(&self.address, &self.authorities, None).expect("an address");
         let channel = endpoint.connect().await.expect("a connection");

@@ -1,5 +1,5 @@
-//! Which offering is tried next: in the operator's order, but for those that
-//! were refused a short while ago.
+//! Which offering is tried next: markets and kinds in the operator's order, places
+//! evenly, but for those that were refused a short while ago.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -113,6 +113,19 @@ impl Cooldowns {
     }
 }
 
+/// Puts places with the fewest instances first, within each kind and market: what ends
+/// a zone then ends its share only. Among those with as many the operator's order
+/// stays.
+#[must_use]
+pub fn spread(mut offerings: Vec<Offering>, there: &BTreeMap<String, usize>) -> Vec<Offering> {
+    let alike =
+        |one: &Offering, next: &Offering| one.market == next.market && one.kind == next.kind;
+    for of_kind in offerings.chunk_by_mut(alike) {
+        of_kind.sort_by_key(|it| there.get(&it.place).copied().unwrap_or(0));
+    }
+    offerings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +194,19 @@ mod tests {
             cooldowns.choose(spot_only, &[], NOW),
             Err(Exhausted { until })
         );
+    }
+
+    #[test]
+    fn places_are_taken_evenly_and_kinds_and_markets_in_their_order() {
+        let mut there: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..12 {
+            let spread = spread(all(), &there);
+            let order = |it: &Offering| (it.market, it.kind.clone());
+            let spread_order: Vec<_> = spread.iter().map(order).collect();
+            assert_eq!(spread_order, all().iter().map(order).collect::<Vec<_>>());
+            *there.entry(spread[0].place.clone()).or_default() += 1;
+        }
+        assert_eq!(there.into_values().collect::<Vec<_>>(), [3, 3, 3, 3]);
     }
 
     proptest! {

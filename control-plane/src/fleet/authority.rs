@@ -193,24 +193,7 @@ impl Authority {
         instance: InstanceId,
         life: std::time::Duration,
     ) -> anyhow::Result<Issued> {
-        ensure!(
-            request.len() <= SIGNING_REQUEST_BYTES_MAX,
-            "the signing request is larger than {SIGNING_REQUEST_BYTES_MAX} bytes"
-        );
-        let request = CertificateSigningRequestParams::from_der(
-            &CertificateSigningRequestDer::from(request.to_vec()),
-        )
-        .context("could not read the signing request")?;
-        let algorithm = request.public_key.algorithm();
-        ensure!(
-            [
-                &PKCS_ECDSA_P256_SHA256,
-                &PKCS_ECDSA_P384_SHA384,
-                &PKCS_ED25519
-            ]
-            .contains(&algorithm),
-            "the key has to be P-256, P-384 or Ed25519"
-        );
+        let request = read(request)?;
         let mut serial = rand::random::<[u8; 16]>();
         // A serial number is positive: its first bit is 0.
         serial[0] &= 0x7f;
@@ -293,4 +276,34 @@ pub fn end_of(certificate: &CertificateDer<'_>) -> anyhow::Result<Timestamp> {
 fn today() -> anyhow::Result<OffsetDateTime> {
     let now = i128::from(clock::wall().0);
     Ok(OffsetDateTime::from_unix_timestamp_nanos(now * 1_000)?)
+}
+
+/// The public key of a signing request that can be signed, as a certificate has it.
+///
+/// # Errors
+/// Where it cannot be.
+pub fn key_of(request: &[u8]) -> anyhow::Result<Vec<u8>> {
+    Ok(read(request)?.public_key.subject_public_key_info())
+}
+
+/// Reads a signing request, and looks whether its key is good and the asker's.
+fn read(request: &[u8]) -> anyhow::Result<CertificateSigningRequestParams> {
+    ensure!(
+        request.len() <= SIGNING_REQUEST_BYTES_MAX,
+        "the signing request is larger than {SIGNING_REQUEST_BYTES_MAX} bytes"
+    );
+    let request = CertificateSigningRequestDer::from(request.to_vec());
+    let request = CertificateSigningRequestParams::from_der(&request)
+        .context("could not read the signing request")?;
+    let algorithm = request.public_key.algorithm();
+    ensure!(
+        [
+            &PKCS_ECDSA_P256_SHA256,
+            &PKCS_ECDSA_P384_SHA384,
+            &PKCS_ED25519
+        ]
+        .contains(&algorithm),
+        "the key has to be P-256, P-384 or Ed25519"
+    );
+    Ok(request)
 }

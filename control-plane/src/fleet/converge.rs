@@ -5,18 +5,19 @@
 //!
 //! The way of a healthy start and the way out of a crash are the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use browserfleet_proto::ids::{InstanceId, UserId};
 use futures_util::stream::{self, StreamExt};
+use sha2::{Digest, Sha256};
 
 use super::Fleet;
 use super::lead::RENEW_EVERY;
 use crate::clock;
 use crate::domain::instance::{Instance, Status};
-use crate::domain::machine::Machine;
-use crate::domain::offering::Cooldowns;
+use crate::domain::machine::{Draft, Machine, Market, Offering};
+use crate::domain::offering::{self, Cooldowns, Exhausted};
 use crate::domain::placement;
 use crate::domain::pool::{self, Demand, Launches, Plan};
 use crate::domain::reconcile::{self, END_ALARM, Next, Rules, Sightings, Step, View};
@@ -43,6 +44,14 @@ const IMAGE_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often is looked for tokens that are left over. They run out by themselves;
 /// what they take up is the account's quota of parameters.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Whose request it is that only shows how instances are made.
+const ANYBODY: &str = "ins_00000000000000000000000000000000";
+/// Why rows end whose machine went without us.
+const MACHINE_GONE: &[&str] = &[
+    "instance_lost",
+    "instance_terminated",
+    "terminated_at_start",
+];
 /// How long a start is taken to last where none was seen yet.
 const BOOT_GUESS: Duration = Duration::from_secs(60);
 /// How long a start of a process is taken to last where none was seen yet.
@@ -54,6 +63,8 @@ const BOOT_GUESS_OF_A_PROCESS: Duration = Duration::from_secs(1);
 pub(super) struct Memory {
     pub(super) cooldowns: Cooldowns,
     pub(super) sightings: Sightings,
+    /// Instances in each place, with those that are being launched there.
+    places: BTreeMap<String, usize>,
     pub(super) surplus_since: Option<Timestamp>,
     /// Until when nothing is launched, since the provider asked for a pause.
     pub(super) paused_until: Option<Timestamp>,
@@ -71,6 +82,21 @@ pub(super) struct Memory {
     swept_at: Option<Timestamp>,
 }
 
+impl Memory {
+    /// The offering that is tried next, and one more in its place.
+    pub(super) fn choose(
+        &mut self,
+        offerings: Vec<Offering>,
+        tried: &[Offering],
+        now: Timestamp,
+    ) -> Result<Offering, Exhausted> {
+        let offerings = offering::spread(offerings, &self.places);
+        let chosen = self.cooldowns.choose(&offerings, tried, now)?.clone();
+        *self.places.entry(chosen.place.clone()).or_default() += 1;
+        Ok(chosen)
+    }
+}
+
 /// What a round did, and when the next one is due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Converged {
@@ -84,6 +110,10 @@ pub struct Converged {
     pub ended: u32,
     /// Machines without a row that were ended.
     pub orphans: u32,
+    /// Rows whose machine was gone.
+    pub lost: u32,
+    /// Links of instances that are over, which were cut.
+    pub strange_links: u32,
     /// When something will be due next, without anything happening before.
     pub next: Option<Duration>,
 }
@@ -116,10 +146,12 @@ impl Fleet {
     async fn round(&self, lost: Lost<'_>) -> Result<Converged, Error> {
         self.read_pool().await?;
         let Some(lead) = self.lead.hold(&self.store).await? else {
-            // For those who wait here, and are told for how long and why.
+            let linked = self.relay.linked();
             let rows = self.store.instances().await?;
+            // For those who wait here, and are told for how long and why.
             self.plan(&rows, clock::now()).await?;
             return Ok(Converged {
+                strange_links: self.cut_strange_links(&linked, &rows),
                 next: Some(RENEW_EVERY),
                 ..Converged::default()
             });
@@ -132,9 +164,12 @@ impl Fleet {
         self.learn_image().await?;
         let listed = self.provider.list(&self.deployment).await;
         let mut machines = listed.map_err(failed)?;
+        let linked = self.relay.linked();
         let rows = self.store.instances().await?;
         self.find_unlisted(&rows, &mut machines).await?;
         self.judge_health(&rows, lead).await?;
+        self.memory().places = places_of(&rows);
+        done.strange_links = self.cut_strange_links(&linked, &rows);
 
         let matched = reconcile::matched(&machines, &rows);
         let now = clock::now();
@@ -148,9 +183,13 @@ impl Fleet {
             done.next = Some(Duration::ZERO);
         }
         metrics::instances(rows.iter().map(|row| row.status.as_str()));
-        let ends = |step: &Step| matches!(step, Step::End(_) | Step::Release);
-        let ending = steps.iter().filter(|(_, step)| ends(step)).count();
-        done.ended = u32::try_from(ending).unwrap_or(u32::MAX);
+        let count = |so: &dyn Fn(&Step) -> bool| {
+            let steps = steps.iter().filter(|(_, step)| so(step));
+            u32::try_from(steps.count()).unwrap_or(u32::MAX)
+        };
+        done.ended = count(&|step| matches!(step, Step::End(_) | Step::Release));
+        done.lost =
+            count(&|step| matches!(step, Step::End(reason) if MACHINE_GONE.contains(reason)));
         let takes: Vec<_> = steps
             .into_iter()
             .map(|(row, step)| self.take_step(row, step, lead, lost))
@@ -309,6 +348,19 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// Cuts the links of instances that are over. The links were looked at before the
+    /// rows: what had one then and has no row now is not to run any more.
+    fn cut_strange_links(&self, linked: &[InstanceId], rows: &[Instance]) -> u32 {
+        let known: HashSet<InstanceId> = rows.iter().map(|it| it.id).collect();
+        let mut cut = 0;
+        for instance in linked.iter().filter(|it| !known.contains(it)) {
+            tracing::warn!(instance.id = %instance, "a link of an instance that is over; cutting it");
+            self.relay.cut(*instance);
+            cut += 1;
+        }
+        cut
     }
 
     async fn end_strangers(
@@ -566,13 +618,36 @@ impl Fleet {
             }
             Err(error) => return Err(failed(error)),
         };
-        let generation = self.store.note_image(&image, now).await?;
+        let making = self.making(&image)?;
+        let generation = self.store.note_making(&image, &making, now).await?;
         self.memory().image_at = Some(now);
-        if self.pool().image.as_deref() != Some(&image) {
+        let pool = self.pool();
+        if pool.image.as_deref() != Some(&image) || pool.generation != generation {
             tracing::info!(image, generation, "instances are started from this now");
             self.read_pool().await?;
         }
         Ok(())
+    }
+
+    /// All that goes into an instance but its own names and where it is, as a hash:
+    /// what its machine is told at its start, its role, its disk.
+    fn making(&self, image: &str) -> Result<String, Error> {
+        let offering = Offering {
+            kind: String::new(),
+            place: String::new(),
+            market: Market::OnDemand,
+        };
+        let anybody = Draft {
+            instance: ANYBODY.parse().expect("an id"),
+            attempt: 0,
+            deployment: &self.deployment,
+            generation: 0,
+            image,
+            offering: &offering,
+        };
+        let draft = self.provider.draft(&anybody).map_err(failed)?;
+        let digest = Sha256::digest(draft);
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Stops for good: lets another replica lead, and ends machines that do not
@@ -620,6 +695,16 @@ impl Fleet {
     pub(super) fn is_overdue(row: &Instance, now: Timestamp) -> bool {
         row.status == Status::Stopping && now.since(row.status_at) >= END_ALARM
     }
+}
+
+/// Instances that there are, or may be, by the place that they were asked for in.
+fn places_of(rows: &[Instance]) -> BTreeMap<String, usize> {
+    let mut places = BTreeMap::new();
+    let there = rows.iter().filter(|it| it.counts());
+    for offering in there.filter_map(|it| it.offering.as_ref()) {
+        *places.entry(offering.place.clone()).or_default() += 1;
+    }
+    places
 }
 
 /// Ends come first, what only writes comes before what calls, launches come last.

@@ -10,7 +10,7 @@ use governor::Quota;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use super::Fleet;
+use super::{Fleet, authority};
 use crate::clock;
 use crate::domain::audit::{Action, Event};
 use crate::domain::instance::Status;
@@ -56,6 +56,8 @@ pub struct Applicant<'a> {
 enum Refusal {
     /// It is unknown, used up, too old, or its instance does not wait for an agent.
     Token,
+    /// Another key has used it.
+    Key,
     /// It was made for another machine.
     Machine,
     /// It cannot be signed.
@@ -68,6 +70,7 @@ impl Refusal {
     fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Key => "another_key",
             Self::Machine => "machine",
             Self::SigningRequest => "signing_request",
             Self::Instance => "instance",
@@ -91,17 +94,21 @@ impl Fleet {
     }
 
     /// Gives an agent its first certificate. The token is used up even where the
-    /// request turns out to be unusable: whoever holds it had their chance.
+    /// request turns out to be unusable: whoever holds it had their chance. Whoever did
+    /// not hear the answer asks again with the same key, and gets another certificate
+    /// as long as the token lives and the agent has not said a word.
     ///
     /// # Errors
     /// The same for every reason.
     pub async fn join(&self, applicant: Applicant<'_>) -> Result<Enrolled, Error> {
-        let known = self
-            .store
-            .use_join_token(&hash_of(applicant.token), clock::now())
-            .await?;
-        let Some(instance) = known else {
-            return Err(self.refuse(Refusal::Token, None, applicant.address).await?);
+        let (token, now) = (hash_of(applicant.token), clock::now());
+        let key = authority::key_of(applicant.signing_request).ok();
+        let key = key.map(|it| hex(&Sha256::digest(it)));
+        let known = self.store.use_join_token(&token, key.as_deref(), now);
+        let Some(instance) = known.await? else {
+            let used = self.store.joined_with(&token, now).await?;
+            let refusal = used.map_or(Refusal::Token, |_| Refusal::Key);
+            return Err(self.refuse(refusal, used, applicant.address).await?);
         };
         let row = self.store.instance(instance).await?;
         let reference = row.and_then(|it| it.reference);
@@ -109,6 +116,7 @@ impl Fleet {
         // one is of no use there.
         if self.provider.outlives_us() && reference.as_deref() != Some(applicant.machine) {
             tracing::warn!(instance.id = %instance, machine = applicant.machine, reference, "a token was used on another machine");
+            self.store.spoil_join_token(&token).await?;
             let refusal = self.refuse(Refusal::Machine, Some(instance), applicant.address);
             return Err(refusal.await?);
         }
@@ -195,6 +203,9 @@ impl Fleet {
 }
 
 fn hash_of(token: &str) -> String {
-    let digest = Sha256::digest(token.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(token.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -113,13 +113,14 @@ impl Fleet {
             ));
         }
         let preferred = preferred.filter(|it| pool.kinds().contains(&it.as_str()));
+        let named = wish.kind.as_deref();
         let instance = instances::NewInstance {
             id: InstanceId::new(),
             provider: self.provider.name(),
             region: self.provider.region().to_owned(),
             sessions_max: pool.sessions_per_instance,
             generation: pool.generation,
-            kind: wish.kind.or(preferred),
+            kind: wish.kind.clone().or(preferred),
             holder: Some((user, instances_max)),
             parks: false,
             at: clock::now(),
@@ -134,6 +135,14 @@ impl Fleet {
                 });
             }
             Wanted::Maximum | Wanted::NoLead => {
+                // One that is stopped counts against the maximum, and is nobody's.
+                let now = clock::now();
+                let stopped = self.store.lease_stopped(user, instances_max, named, now);
+                if let Some(id) = stopped.await? {
+                    tracing::info!(instance.id = %id, user.id = %user, "stopped instance wanted by a user");
+                    self.wake();
+                    return self.reread(id).await;
+                }
                 return Err(Error::NoCapacity {
                     reason: format!("there are {} instances, and may be no more", pool.max),
                     retry_after: MAXIMUM_RETRY,

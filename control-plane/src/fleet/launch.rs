@@ -57,11 +57,7 @@ impl Fleet {
             if row.is_parked() {
                 offerings.retain(|it| it.market.can_stop());
             }
-            let chosen = self
-                .memory()
-                .cooldowns
-                .choose(&offerings, &tried, now)
-                .cloned();
+            let chosen = self.memory().choose(offerings, &tried, now);
             let offering = match chosen {
                 Ok(offering) => offering,
                 Err(exhausted) => {
@@ -198,6 +194,11 @@ impl Fleet {
             shortage,
             Shortage::Capacity | Shortage::Addresses | Shortage::Quota
         );
+        // Who may not ask, or has a wrong clock, is told so before anybody looks what
+        // the same request made when it was sent before.
+        if !another_may_do && sent.send > 1 {
+            return self.refused_unseen(row, sent, shortage, words).await;
+        }
         let tried = another_may_do.then_some(offering);
         if !self.store.refused(sent, tried, words, now).await? {
             return Ok(After::Rest(false));
@@ -212,6 +213,28 @@ impl Fleet {
             code: "launch_refused",
             words,
             left_behind: false,
+        };
+        let failed = self.fail(row.id, sent.attempt, &failure).await?;
+        Ok(After::Rest(failed))
+    }
+
+    /// A request was refused without a look at its token, and what became of it before
+    /// is not known: its machine, if there is one, is looked for.
+    async fn refused_unseen(
+        &self,
+        row: &Instance,
+        sent: &Sent,
+        shortage: Shortage,
+        words: &str,
+    ) -> Result<After, Error> {
+        if shortage == Shortage::NotYet {
+            // The same is asked again, until it is known or given up.
+            return Ok(After::Rest(false));
+        }
+        let failure = Failure {
+            code: "launch_refused",
+            words,
+            left_behind: true,
         };
         let failed = self.fail(row.id, sent.attempt, &failure).await?;
         Ok(After::Rest(failed))

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Fleet;
+use super::converge::Lost;
 use crate::clock;
 use crate::domain::instance::{Instance, Stage};
 use crate::error::Error;
@@ -49,7 +50,12 @@ impl Fleet {
     }
 
     /// Tells a machine to start that is needed.
-    pub(super) async fn start(&self, row: &Instance, lead: LeadEpoch) -> Result<bool, Error> {
+    pub(super) async fn start(
+        &self,
+        row: &Instance,
+        lead: LeadEpoch,
+        lost: Lost<'_>,
+    ) -> Result<bool, Error> {
         let Some(reference) = &row.reference else {
             return Ok(false);
         };
@@ -65,6 +71,10 @@ impl Fleet {
                 tracing::warn!(instance.id = %row.id, reference, %error, "there is no room for a stopped machine now");
                 let now = clock::now();
                 self.memory().starts_paused_until = Some(now.plus(STARTS_PAUSE));
+                if row.assigned_to.is_some() {
+                    // Who asked for it is told, as where nothing could be launched.
+                    return self.begin_to_end(row, "no_capacity", lost).await;
+                }
                 self.store.start_refused(row.id, now, lead).await?;
             }
             // It may be stopping still, or have been done: who does not come up is replaced.

@@ -51,7 +51,7 @@ impl Fleet {
             Step::Restart(mode) => self.restart(row, mode, lost).await,
             Step::Stop => self.stop(row, lead).await,
             Step::Stopped => self.stopped(row, lead).await,
-            Step::Start => self.start(row, lead).await,
+            Step::Start => self.start(row, lead, lost).await,
             Step::Release => self.take_back(row, "idle").await,
             Step::End(reason) => self.begin_to_end(row, reason, lost).await,
             Step::Terminate => self.terminate(row).await,
@@ -68,7 +68,7 @@ impl Fleet {
         }
     }
 
-    async fn begin_to_end(
+    pub(super) async fn begin_to_end(
         &self,
         row: &Instance,
         reason: &'static str,

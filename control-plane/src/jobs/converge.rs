@@ -59,6 +59,8 @@ async fn round(jobs: &Jobs, tasks: &Tasks, failures: &mut u32) -> Duration {
             metrics::launched(done.wanted);
             metrics::terminated(done.ended);
             metrics::orphaned(Orphan::Machine, done.orphans);
+            metrics::orphaned(Orphan::Row, done.lost);
+            metrics::orphaned(Orphan::Link, done.strange_links);
             done.next.map_or(PERIOD, |next| next.min(PERIOD))
         }
         Err(error) => {

@@ -186,6 +186,12 @@ impl Links {
         self.changes.subscribe()
     }
 
+    pub(super) fn linked(&self) -> Vec<InstanceId> {
+        let state = self.state();
+        let kept = state.up.iter().filter(|(_, it)| !it.cut.is_cancelled());
+        kept.map(|(instance, _)| *instance).collect()
+    }
+
     pub(super) fn cut(&self, instance: InstanceId) {
         if let Some(link) = self.find(instance) {
             link.cut.cancel();

@@ -138,6 +138,11 @@ impl Relay {
         self.links.count()
     }
 
+    /// The instances with links that are up and not being cut.
+    pub fn linked(&self) -> Vec<InstanceId> {
+        self.links.linked()
+    }
+
     /// Changes whenever a link came or went.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.links.changes()

@@ -18,7 +18,7 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// Append-only: numbered, named, and safe for the version before.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (
         1,
         "accounts",
@@ -49,6 +49,11 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
         7,
         "parking",
         include_str!("../../../migrations/0007_parking.sql"),
+    ),
+    (
+        8,
+        "enrolment",
+        include_str!("../../../migrations/0008_enrolment.sql"),
     ),
     (
         9,

@@ -103,19 +103,26 @@ impl Store {
         Ok(replaced.rows_affected() == 1)
     }
 
-    /// Notes what instances are started from now; where it changed, they are of a
-    /// new generation. Gives the generation.
+    /// Notes what instances are started from now, and how they are made; where either
+    /// changed, they are of a new generation. Gives the generation.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn note_image(&self, image: &str, now: Timestamp) -> Result<i64, Error> {
+    pub async fn note_making(
+        &self,
+        image: &str,
+        making: &str,
+        now: Timestamp,
+    ) -> Result<i64, Error> {
+        // A database of before it was noted how they are made has the same making.
         sqlx::query(
-            "update pool set generation = case when image is null then generation \
-             else generation + 1 end, image = $1, changed_at = $2 \
-             where one = 1 and (image is null or image <> $1)",
+            "update pool set generation = case when image is null or (image = $1 and making is null) \
+             then generation else generation + 1 end, image = $1, making = $3, changed_at = $2 \
+             where one = 1 and (image is null or image <> $1 or making is null or making <> $3)",
         )
         .bind(image)
         .bind(now.0)
+        .bind(making)
         .execute(&self.write)
         .await?;
         let row = sqlx::query("select generation from pool where one = 1")
