@@ -32,6 +32,18 @@ macro_rules! ids {
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
+
+            /// Its UUID, as binary messages carry it.
+            #[must_use]
+            pub fn bytes(self) -> [u8; 16] {
+                self.0.into_bytes()
+            }
+
+            /// The id that a binary message names.
+            #[must_use]
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
         }
 
         impl fmt::Display for $name {
@@ -97,6 +109,8 @@ ids! {
     HolderId = "ctl_";
     /// One time that a session asks a person for help.
     HandoffId = "hnd_";
+    /// One life of the stream that shows a session's pages.
+    LiveId = "liv_";
     /// One line of the audit.
     AuditId = "aud_";
 }

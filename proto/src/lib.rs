@@ -4,7 +4,9 @@
 //! Nothing here decides anything, and nothing here does I/O.
 
 pub mod action;
+pub mod frame;
 pub mod ids;
+pub mod input;
 pub mod ladder;
 pub mod limits;
 pub mod wire;

@@ -11,6 +11,21 @@ pub const MEDIA_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Largest picture that may ride on the link itself, in bytes. Below it a
 /// stream of its own costs more than it saves.
 pub const LINK_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest picture of a live view, in bytes. A PNG of a large page is below it; what is
+/// not is left out.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Pictures of one live view that are on their way to the control plane at once: one that
+/// is taken in while the next one travels.
+pub const FRAMES_UNDER_WAY_MAX: u64 = 2;
+/// Most pictures a second that a live view may have: as many as Chrome draws.
+pub const FRAMES_A_SECOND_MAX: u32 = 60;
+/// How many inputs of one session may wait at each step of their way. A person is slower
+/// than that; only a page that is stuck is slower than a person.
+pub const INPUTS_MAX: usize = 256;
+/// Largest text of one input, in bytes: as JSON, with every character escaped, it still
+/// fits [`MEDIA_CHUNK_BYTES_MAX`]. Who pastes more sends several.
+pub const INPUT_TEXT_BYTES_MAX: usize = 32 * 1024;
+
 /// Largest picture, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest picture, in image pixels: 8 bytes a pixel in Chrome at work makes
