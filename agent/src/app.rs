@@ -30,6 +30,7 @@ use crate::host::{power, spot};
 use crate::link::connect::Dialer;
 use crate::link::deliver::Deliverer;
 use crate::link::keeper::Keeper;
+use crate::link::live::Streams;
 use crate::link::outbox::Outbox;
 use crate::link::stored::Stored;
 use crate::link::{self, Shared};
@@ -148,6 +149,7 @@ async fn serve(
     let outbox = Arc::new(Outbox::default());
     let (may_be_lost, lossy) = mpsc::channel(MAY_BE_LOST_MAX);
     let (media, has_media) = watch::channel(None);
+    let (live, has_live) = watch::channel(None);
     let (renewed, renewals) = watch::channel(Instant::now());
     let (restart, mut restarts) = watch::channel(None);
     let sessions = Handle::new(Surroundings {
@@ -155,6 +157,7 @@ async fn serve(
         outbox: Arc::clone(&outbox),
         may_be_lost,
         deliverer: Deliverer::new(has_media),
+        streams: Streams::new(has_live),
         renewed: renewals.clone(),
         sessions_max: usize::try_from(config.sessions_max).unwrap_or(usize::MAX),
     });
@@ -163,6 +166,7 @@ async fn serve(
         sessions: sessions.clone(),
         renewed,
         media,
+        live,
         restart,
         boot: BootId::new(),
         start,

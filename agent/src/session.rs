@@ -12,15 +12,17 @@ use std::sync::Arc;
 use browserfleet_proto::action::{Action, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
-    Event, FromAgent, PageChanged, SessionEnded, SessionOpened, Settled,
+    Event, FromAgent, OpenLive, PageChanged, SessionEnded, SessionOpened, Settled,
 };
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits::{LINK_PAYLOAD_BYTES_MAX, SESSION_QUEUE_MAX};
 use browserfleet_proto::{ladder, wire};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::browser::live::Live;
 use crate::browser::{Browser, EndReason, Notice, Performed, Told};
 use crate::remembered::{Known, Remembered};
 use crate::sessions::{Stop, Surroundings};
@@ -40,6 +42,8 @@ pub enum Order {
     Cancel(CommandId),
     /// Whether what happens in pages is watched.
     WatchPages(bool),
+    /// Somebody looks at the session, or acts on it.
+    Show(Box<OpenLive>),
 }
 
 /// A session before it has a browser.
@@ -137,11 +141,16 @@ impl Session {
             session: self,
             notices: browser.notices(),
             events: browser.events(),
+            live: browser.live(),
+            view: None,
             waiting: VecDeque::new(),
             watch_next: None,
             remembered: Remembered::default(),
         };
         let over = work.until_over(&mut *browser).await;
+        if let Some(view) = work.view.take() {
+            view.abort();
+        }
         browser.close().await;
         work.give_up_waiting(&over);
         work.session.say_ended(over);
@@ -173,6 +182,9 @@ struct Work {
     session: Session,
     notices: mpsc::Receiver<Notice>,
     events: mpsc::Receiver<Told>,
+    live: Arc<dyn Live>,
+    /// The task of the last view that was asked for.
+    view: Option<JoinHandle<Option<()>>>,
     waiting: VecDeque<Asked>,
     /// What was asked for while a command had the browser.
     watch_next: Option<bool>,
@@ -201,6 +213,7 @@ impl Work {
                 // What is not waiting and not running is settled.
                 Happened::Ordered(Order::Cancel(_)) | Happened::Nothing => {}
                 Happened::Ordered(Order::WatchPages(watched)) => browser.watch_pages(watched),
+                Happened::Ordered(Order::Show(open)) => self.show(*open),
             }
             if let Some(watched) = self.watch_next.take() {
                 browser.watch_pages(watched);
@@ -239,6 +252,7 @@ impl Work {
                 Happened::Ordered(Order::Cancel(id)) => self.cancel_waiting(id),
                 Happened::Ordered(Order::Command(asked)) => self.take(*asked),
                 Happened::Ordered(Order::WatchPages(watched)) => self.watch_next = Some(watched),
+                Happened::Ordered(Order::Show(open)) => self.show(*open),
                 Happened::Nothing => {}
             }
         };
@@ -354,6 +368,20 @@ impl Work {
             }
             around.outbox.keep(Body::Settled(message));
         });
+    }
+
+    /// Shows the browser beside its commands. The control plane asks again only where it
+    /// has lost the view before.
+    fn show(&mut self, open: OpenLive) {
+        let (streams, live) = (self.session.around.streams.clone(), Arc::clone(&self.live));
+        let view = tasks::spawn("live view", async move {
+            if let Some(ends) = streams.open(open).await {
+                live.show(ends).await;
+            }
+        });
+        if let Some(before) = self.view.replace(view) {
+            before.abort();
+        }
     }
 
     fn page_changed(&self, url: String, title: String) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use browserfleet_proto::action::{Action, BrowserKind, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
-    Cancel, Command, EndSession, FromAgent, HeldSession, OpenSession, Recycle, Recycled,
+    Cancel, Command, EndSession, FromAgent, HeldSession, OpenLive, OpenSession, Recycle, Recycled,
     SessionEnded, SessionOpened, Watch,
 };
 use browserfleet_proto::ids::{CommandId, SessionId};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use crate::browser::Launcher;
 use crate::fence::{Standing, standing};
 use crate::link::deliver::Deliverer;
+use crate::link::live::Streams;
 use crate::link::outbox::Outbox;
 use crate::session::{self, Asked, Order, settled};
 use crate::tasks;
@@ -69,6 +70,8 @@ pub struct Surroundings {
     pub may_be_lost: mpsc::Sender<FromAgent>,
     /// Takes large pictures.
     pub deliverer: Deliverer,
+    /// Opens live views.
+    pub streams: Streams,
     /// When the lease was renewed.
     pub renewed: watch::Receiver<Instant>,
     /// How many sessions there may be.
@@ -334,6 +337,21 @@ impl Handle {
         }
     }
 
+    /// Somebody wants to see a session. Where it is not here any more, the stream does not
+    /// come, and whoever asked for it hears of the session's end.
+    pub fn show(&self, open: OpenLive) {
+        let Ok(id) = open.session_id.parse::<SessionId>() else {
+            return;
+        };
+        let state = self.state();
+        let held = state.held.get(&id).filter(|it| it.epoch == open.epoch);
+        if let Some(held) = held
+            && held.inbox.try_send(Order::Show(Box::new(open))).is_err()
+        {
+            tracing::debug!(session.id = %id, "no room to say who looks");
+        }
+    }
+
     /// Takes no new sessions from now on.
     pub fn drain(&self, reason: &str) {
         tracing::info!(reason, "taking no new sessions");
@@ -451,6 +469,7 @@ mod tests {
                 outbox: Arc::clone(&outbox),
                 may_be_lost: mpsc::channel(1).0,
                 deliverer: Deliverer::new(watch::channel(None).1),
+                streams: Streams::new(watch::channel(None).1),
                 renewed: renewals,
                 sessions_max: 2,
             });

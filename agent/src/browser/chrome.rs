@@ -6,6 +6,7 @@
 //!   no ─▶ end its script ─▶ no ─▶ close the tab, open a fresh one ─▶ no ─▶ kill the browser
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use browserfleet_proto::action::{
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::actions::{self, evaluation};
 use super::cdp::{CallError, Client};
+use super::live::Live;
 use super::page::Page;
 use super::process::Process;
 use super::running::Running;
@@ -251,6 +253,10 @@ impl Browser for Chrome {
 
     fn watch_pages(&mut self, watched: bool) {
         self.running.watch_pages(watched);
+    }
+
+    fn live(&self) -> Arc<dyn Live> {
+        Arc::new(self.running.stage())
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {

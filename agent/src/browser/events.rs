@@ -80,6 +80,11 @@ impl Events {
         });
     }
 
+    /// Takes in that another tab is active.
+    pub(super) fn compare(&self, tabs: &Tabs) {
+        self.with(|state| state.compare(tabs));
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

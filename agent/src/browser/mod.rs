@@ -7,11 +7,14 @@ mod census;
 mod chrome;
 mod events;
 mod executable;
+mod hands;
 pub mod launcher;
+pub mod live;
 mod page;
 mod process;
 mod residue;
 mod running;
+mod screencast;
 #[cfg(test)]
 pub mod scripted;
 mod setup;
@@ -20,6 +23,7 @@ mod tabs;
 pub mod user;
 
 use std::fmt;
+use std::sync::Arc;
 
 use browserfleet_proto::action::{Action, BrowserKind, Outcome, Rejection, SessionOptions};
 use bytes::Bytes;
@@ -112,6 +116,9 @@ pub trait Browser: Send {
     /// Whether what pages write to their console and what of theirs could not be fetched
     /// is among it: that costs the browser something.
     fn watch_pages(&mut self, watched: bool);
+
+    /// What shows the browser, beside its commands.
+    fn live(&self) -> Arc<dyn live::Live>;
 
     /// Ends the browser and leaves nothing: no process, no folder.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;

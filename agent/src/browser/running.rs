@@ -13,8 +13,10 @@ use super::cdp::{CallError, Client, Event};
 use super::events::{Events, Told};
 use super::executable::{Executable, failed};
 use super::launcher::Settings;
+use super::live::Stage;
 use super::page::Page;
 use super::process::{Pipes, Process};
+use super::screencast::Screen;
 use super::setup::Setup;
 use super::tabs::{Reaction, Tab, Tabs};
 use crate::tasks;
@@ -34,6 +36,7 @@ pub(super) struct Running {
     tabs: Arc<watch::Sender<Tabs>>,
     setup: Arc<Mutex<Setup>>,
     events: Arc<Events>,
+    screen: Arc<Screen>,
     own_agent: String,
     scale: f64,
 }
@@ -77,12 +80,15 @@ impl Running {
         let tabs = Arc::new(watch::Sender::new(Tabs::new()));
         let setup = Arc::new(Mutex::new(Setup::default()));
         let events = Arc::new(Events::default());
+        let screen = Arc::new(Screen::default());
         let listen = {
             let (tabs, setup, events) =
                 (Arc::clone(&tabs), Arc::clone(&setup), Arc::clone(&events));
+            let screen = Arc::clone(&screen);
             move |client: &Client, event: Event<'_>| {
                 take_in(&tabs, &setup, client, &event);
                 events.hear(&event, &tabs.borrow());
+                screen.hear(&event);
             }
         };
         let closed = {
@@ -97,6 +103,7 @@ impl Running {
             tabs,
             setup,
             events,
+            screen,
             own_agent: String::new(),
             scale: 1.0,
         }
@@ -144,6 +151,16 @@ impl Running {
             .await
             .map_err(|error| failed(error.to_string()))?;
         setup.apply(&self.client, &tab.session, deadline).await
+    }
+
+    /// What a view of it needs.
+    pub(super) fn stage(&self) -> Stage {
+        Stage {
+            client: self.client.clone(),
+            tabs: Arc::clone(&self.tabs),
+            events: Arc::clone(&self.events),
+            screen: Arc::clone(&self.screen),
+        }
     }
 
     /// From now on what happens is told.
@@ -208,15 +225,21 @@ impl Running {
     }
 }
 
-fn close(target: &str) -> Target::CloseTarget {
+/// The call that closes a tab.
+pub(super) fn close(target: &str) -> Target::CloseTarget {
     Target::CloseTarget {
         target_id: target.to_owned(),
     }
 }
 
 fn blank() -> Target::CreateTarget {
+    open("about:blank".into())
+}
+
+/// The call that opens a tab.
+pub(super) fn open(url: String) -> Target::CreateTarget {
     Target::CreateTarget {
-        url: "about:blank".into(),
+        url,
         left: None,
         top: None,
         width: None,

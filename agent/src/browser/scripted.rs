@@ -7,11 +7,15 @@ use std::time::Duration;
 use browserfleet_proto::action::{
     Action, Answer, BrowserKind, Code, Point, Rejection, Script, SessionOptions,
 };
-use futures_util::FutureExt;
+use browserfleet_proto::frame::Format;
+use browserfleet_proto::input::Input;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::live::{Asked, Ends, Live, Picture, Shown};
 use super::{Browser, Launcher, Notice, Performed, Told};
 
 /// Long enough that something can happen meanwhile.
@@ -26,6 +30,8 @@ pub struct Scripted {
     pub closed: Arc<AtomicUsize>,
     /// What is left of them, however often it is removed.
     pub left: Arc<Mutex<Vec<String>>>,
+    /// What persons did.
+    pub inputs: Arc<Mutex<Vec<Input>>>,
 }
 
 struct Running {
@@ -105,8 +111,52 @@ impl Browser for Running {
 
     fn watch_pages(&mut self, _: bool) {}
 
+    fn live(&self) -> Arc<dyn Live> {
+        Arc::new(self.all.clone())
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         self.all.closed.fetch_add(1, Ordering::SeqCst);
         async {}.boxed()
+    }
+}
+
+/// Shows a picture for every wish, and notes what persons do.
+impl Live for Scripted {
+    fn show(&self, mut ends: Ends) -> BoxFuture<'static, ()> {
+        let inputs = Arc::clone(&self.inputs);
+        async move {
+            let mut number = ends.after;
+            while let Some(asked) = ends.asked.next().await {
+                match asked {
+                    Asked::Wish(_) => {
+                        number += 1;
+                        let shown = Shown::Picture(picture(number));
+                        if ends.shown.send(shown).await.is_err() {
+                            return;
+                        }
+                    }
+                    Asked::Taken(_) => {}
+                    Asked::Input { input, .. } => {
+                        inputs.lock().expect("no test panics with it").push(input);
+                    }
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+fn picture(number: u64) -> Picture {
+    Picture {
+        number,
+        captured_at_us: 1,
+        format: Format::Jpeg,
+        width: 1280.0,
+        height: 720.0,
+        page_scale: 1.0,
+        scroll_x: 0.0,
+        scroll_y: 0.0,
+        bytes: Bytes::from_static(b"\xff\xd8 a picture"),
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Tab {
     pub(super) crashed: bool,
     /// It is set up.
     pub(super) ready: bool,
+    /// Counts the times that a tab became the active one: the latest is it.
+    fronted: u64,
 }
 
 impl Tab {
@@ -64,11 +66,12 @@ impl Tab {
     }
 }
 
-/// All tabs, oldest first: the last one is the active one, as the newest tab is
-/// to a user.
+/// All tabs, oldest first. The one that was opened or chosen last is the active one, as
+/// it is to a user.
 #[derive(Debug)]
 pub(super) struct Tabs {
     tabs: Vec<Tab>,
+    fronted: u64,
     dialog: Option<Open>,
     policy: DialogPolicy,
     in_a_row: u32,
@@ -102,6 +105,7 @@ impl Tabs {
     pub(super) fn new() -> Self {
         Self {
             tabs: Vec::new(),
+            fronted: 0,
             dialog: None,
             policy: DialogPolicy::Dismiss,
             in_a_row: 0,
@@ -124,7 +128,7 @@ impl Tabs {
     /// What a command has read of the active tab: Chrome does not tell when a
     /// document changes its title. `false`: nothing new.
     pub(super) fn seen(&mut self, url: &str, title: &str) -> bool {
-        let Some(tab) = self.tabs.last_mut() else {
+        let Some(tab) = self.tabs.iter_mut().max_by_key(|it| it.fronted) else {
             return false;
         };
         if tab.url == url && tab.title == title {
@@ -137,7 +141,26 @@ impl Tabs {
 
     /// The tab that commands act on.
     pub(super) fn active(&self) -> Option<&Tab> {
-        self.tabs.last()
+        self.tabs.iter().max_by_key(|it| it.fronted)
+    }
+
+    /// Makes a tab the active one. `false`: it is, or it is gone.
+    pub(super) fn activate(&mut self, target: &str) -> bool {
+        if self.active().is_none_or(|it| it.target == target) {
+            return false;
+        }
+        let fronted = self.fronted + 1;
+        let Some(tab) = self.tabs.iter_mut().find(|it| it.target == target) else {
+            return false;
+        };
+        tab.fronted = fronted;
+        self.fronted = fronted;
+        true
+    }
+
+    /// Whether there is a tab of this name.
+    pub(super) fn has(&self, target: &str) -> bool {
+        self.tabs.iter().any(|it| it.target == target)
     }
 
     pub(super) fn of_session(&self, session: &str) -> Option<&Tab> {
@@ -165,14 +188,14 @@ impl Tabs {
 
     /// As callers see them.
     pub(super) fn shown(&self) -> Vec<Shown> {
-        let last = self.tabs.len().saturating_sub(1);
-        let show = |(index, tab): (usize, &Tab)| Shown {
+        let active = self.active().map(|it| it.fronted);
+        let show = |tab: &Tab| Shown {
             id: tab.target.clone(),
             url: tab.url.clone(),
             title: tab.title.clone(),
-            active: index == last,
+            active: Some(tab.fronted) == active,
         };
-        self.tabs.iter().enumerate().map(show).collect()
+        self.tabs.iter().map(show).collect()
     }
 
     /// The pipe has ended.
@@ -247,6 +270,7 @@ impl Tabs {
             let target = info.target_id;
             return Some(vec![Reaction::Refuse { session, target }]);
         }
+        self.fronted += 1;
         self.tabs.push(Tab {
             target: info.target_id,
             session: session.clone(),
@@ -259,6 +283,7 @@ impl Tabs {
             committed_at: now,
             crashed: false,
             ready: false,
+            fronted: self.fronted,
         });
         Some(vec![Reaction::SetUp { session }])
     }

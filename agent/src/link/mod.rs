@@ -10,6 +10,7 @@ pub mod connect;
 pub mod deliver;
 pub mod identity;
 pub mod keeper;
+pub mod live;
 pub mod outbox;
 mod pump;
 pub mod stored;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub renewed: watch::Sender<Instant>,
     /// The connection for pictures, while there is a link.
     pub media: watch::Sender<Option<Channel>>,
+    /// The connection for live views, while there is a link.
+    pub live: watch::Sender<Option<Channel>>,
     /// Why the process is to end and be started anew, once it is.
     pub restart: watch::Sender<Option<String>>,
     /// This life of the process.
@@ -84,6 +87,7 @@ pub async fn run(
             },
         };
         shared.media.send_replace(None);
+        shared.live.send_replace(None);
         match ended {
             Ended::Refused(reason) => return reason,
             Ended::Broken {

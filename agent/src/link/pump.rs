@@ -67,9 +67,12 @@ pub(super) async fn hold(
     tracing::info!(link.id = welcome.link_id, "link up");
     shared.renewed.send_replace(asked_at);
     shared.sessions.keep_only(&welcome.kept_sessions);
-    match dialer.media(identity) {
-        Ok(media) => drop(shared.media.send_replace(Some(media))),
-        Err(reason) => return broken(reason),
+    match (dialer.media(identity), dialer.media(identity)) {
+        (Ok(media), Ok(live)) => {
+            shared.media.send_replace(Some(media));
+            shared.live.send_replace(Some(live));
+        }
+        (Err(reason), _) | (_, Err(reason)) => return broken(reason),
     }
     Pump {
         shared,
@@ -224,6 +227,7 @@ impl Pump<'_> {
             }
             Some(Body::Recycle(recycle)) => sessions.recycle(&recycle),
             Some(Body::Watch(watch)) => sessions.watch(&watch),
+            Some(Body::OpenLive(open)) => sessions.show(open),
             // A newer server's kind of message, or one that was dealt with.
             Some(Body::Welcome(_) | Body::Refusal(_)) | None => {}
         }

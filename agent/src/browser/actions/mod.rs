@@ -27,6 +27,7 @@ use browserfleet_proto::action::{Action, Answer, Code, Rejection};
 use tokio::time::Instant;
 
 pub(super) use engine::evaluation;
+pub(super) use network::may_open;
 
 use super::Performed;
 use super::page::{CallError, Page};

@@ -3,7 +3,7 @@
 use browserfleet_proto::action::{Code, Rejection};
 
 /// Whether a session may be sent to a URL: http, https and `about:blank`.
-pub(super) fn may_open(url: &str) -> bool {
+pub(in crate::browser) fn may_open(url: &str) -> bool {
     // As a URL parser does: white space around it and tabs within do not count.
     let url = url.trim_matches(|it: char| it <= ' ');
     let scheme_is = |scheme: &str| {
