@@ -10,6 +10,7 @@
 //! Outcomes are never dropped; every queue is bounded, and a full one refuses.
 
 mod events;
+mod frames;
 mod links;
 mod media;
 mod outgoing;
@@ -18,6 +19,9 @@ mod pending;
 use std::sync::Arc;
 
 pub use events::{Event, Followed, Follower, Log};
+pub use frames::{
+    Downs, Frame, Full, Keeper, Line, Over, Place, Strange, VIEWERS_MAX, ViewWish, Viewer,
+};
 pub use links::{Attached, Contact, Link, Newcomer};
 pub use media::{Oversize, Picture};
 pub use outgoing::Outgoing;
@@ -52,11 +56,12 @@ pub enum NotSent {
     Busy,
 }
 
-/// All links and all commands under way.
+/// All links, all commands under way, and all that is seen.
 #[derive(Debug, Default)]
 pub struct Relay {
     links: links::Links,
     pending: Arc<pending::PendingCommands>,
+    views: frames::Views,
 }
 
 impl Relay {
@@ -168,10 +173,11 @@ impl Relay {
         self.pending.settle(claimed, settled)
     }
 
-    /// Ends what is under way on a session that is gone: sent commands have an
+    /// Ends what is under way on a session that is gone, and what is seen of it: sent commands have an
     /// unknown outcome, others were not sent.
     pub fn lose_session(&self, session: SessionId) {
         self.pending.lose(session);
+        self.views.end(session);
     }
 
     /// Whether somebody waits for it.

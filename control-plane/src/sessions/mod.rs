@@ -3,6 +3,7 @@
 pub mod address;
 mod events;
 pub mod ledger;
+mod live;
 mod lookup;
 mod open;
 mod pace;
@@ -25,6 +26,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 
 pub use events::Following;
+pub use live::Answering;
 pub use lookup::Page;
 pub use open::{Opened, TIMEOUT_MAX, Wish};
 pub use perform::{Performed, Request};

@@ -350,6 +350,7 @@ impl Sessions {
                 self.registry.remove(held.id);
                 // Its followers look for it there.
                 held.events.moved();
+                self.relay.end_view(held.id);
             }
         }
         Ok(())

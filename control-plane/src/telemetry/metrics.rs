@@ -49,6 +49,7 @@ struct Instruments {
     terminations: Counter<u64>,
     orphans: Counter<u64>,
     sockets: UpDownCounter<i64>,
+    viewers: UpDownCounter<i64>,
     socket_messages_refused: Counter<u64>,
     instances: Counts,
 }
@@ -244,6 +245,10 @@ impl Instruments {
                 .i64_up_down_counter("browserfleet.sockets")
                 .with_description("Sockets of frontends that are open")
                 .build(),
+            viewers: meter
+                .i64_up_down_counter("browserfleet.viewers")
+                .with_description("Live views of sessions that are open")
+                .build(),
             socket_messages_refused: counter(
                 "browserfleet.socket.messages.refused",
                 "Messages on sockets that were refused",
@@ -362,6 +367,13 @@ pub fn link_queue_full() {
 pub fn sockets(change: i64) {
     if let Some(instruments) = INSTRUMENTS.get() {
         instruments.sockets.add(change, &[]);
+    }
+}
+
+/// Live views were opened, or closed.
+pub fn viewers(change: i64) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.viewers.add(change, &[]);
     }
 }
 

@@ -1,21 +1,27 @@
-//! Pictures that come ahead of their outcomes.
+//! Pictures that come ahead of their outcomes, and those of live views.
 
 use std::time::Duration;
 
+use browserfleet_proto::agent::v1::live_up::Body as Up;
 use browserfleet_proto::agent::v1::media_service_server::MediaService;
-use browserfleet_proto::agent::v1::{Chunk, Delivered};
+use browserfleet_proto::agent::v1::{Chunk, Delivered, LiveDown, LiveUp};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller_of;
 use crate::api::Api;
-use crate::relay::{Claimed, Oversize, Picture};
+use crate::relay::{Claimed, Line, Oversize, Picture};
 
 /// How long a picture may take to arrive: nobody waits longer for any command.
 const DELIVERY_DEADLINE: Duration =
     limits::COMMAND_TIMEOUT_MAX.saturating_add(ladder::SETTLE_GRACE);
+
+/// How long an agent may take to say whose view it opens.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct MediaAdapter {
     api: Api,
@@ -49,6 +55,55 @@ impl MediaService for MediaAdapter {
             .park_picture(claimed, picture)
             .map_err(too_large)?;
         Ok(Response::new(Delivered {}))
+    }
+
+    type LiveStream = BoxStream<'static, Result<LiveDown, Status>>;
+
+    async fn live(
+        &self,
+        request: Request<Streaming<LiveUp>>,
+    ) -> Result<Response<Self::LiveStream>, Status> {
+        let instance = caller_of(&request)?;
+        let mut said = request.into_inner();
+        let first = timeout(OPENED_WITHIN, said.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("say first whose view it is"))??;
+        let Some(Up::Opened(opened)) = first.and_then(|it| it.body) else {
+            return Err(Status::failed_precondition("say first whose view it is"));
+        };
+        let (line, downs) = self
+            .api
+            .sessions
+            .live_opened(instance, &opened)
+            .ok_or_else(|| Status::not_found("nobody wants this view"))?;
+        self.api
+            .sessions
+            .tasks()
+            .spawn("agent's live view", show(line, said));
+        Ok(Response::new(downs.map(Ok).boxed()))
+    }
+}
+
+/// Shows what an agent sends, until it is over.
+async fn show(mut line: Line, mut said: Streaming<LiveUp>) {
+    loop {
+        let up = tokio::select! {
+            up = said.message() => up,
+            () = line.over() => return,
+        };
+        match up {
+            Ok(Some(up)) => {
+                if let Err(strange) = line.take(up) {
+                    tracing::warn!(%strange, "ended a live view that is not as it should be");
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%status, "an agent's live view ended");
+                return;
+            }
+        }
     }
 }
 

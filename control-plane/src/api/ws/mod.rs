@@ -2,6 +2,7 @@
 //! instances, and whatever else a page needs, many at once, each answered by the id that
 //! it came with. What is said on it, and how, is in `/asyncapi.json`.
 
+mod frames;
 mod instances;
 mod message;
 mod outbox;

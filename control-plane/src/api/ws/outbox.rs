@@ -9,7 +9,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 /// Messages that wait for one socket.
@@ -22,6 +22,8 @@ pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
 struct Waiting {
     message: Message,
+    /// Told once the socket has it.
+    written: Option<oneshot::Sender<()>>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -83,9 +85,26 @@ impl Outbox {
         let room = Arc::clone(&self.room).acquire_many_owned(permits);
         let waiting = Waiting {
             message,
+            written: None,
             _room: room.await.ok(),
         };
         self.waiting.send(waiting).await.map_err(|_| Gone)
+    }
+
+    /// Sends what may not be old when it arrives, and resolves once the socket has it. It
+    /// takes no room from what else is said.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub(super) async fn show(&self, frame: Bytes) -> Result<(), Gone> {
+        let (written, has_it) = oneshot::channel();
+        let waiting = Waiting {
+            message: Message::Binary(frame),
+            written: Some(written),
+            _room: None,
+        };
+        self.waiting.send(waiting).await.map_err(|_| Gone)?;
+        has_it.await.map_err(|_| Gone)
     }
 }
 
@@ -101,7 +120,12 @@ impl Writer {
         while let Some(waiting) = self.waiting.recv().await {
             let last = matches!(waiting.message, Message::Close(_));
             match timeout(WRITE_DEADLINE, socket.send(waiting.message)).await {
-                Ok(Ok(())) if !last => {}
+                Ok(Ok(())) if !last => {
+                    if let Some(written) = waiting.written {
+                        // Whoever showed it may have been told to stop.
+                        let _stopped = written.send(());
+                    }
+                }
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a socket ended while it was written to");

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::message::{About, Incoming, within_payload};
 use super::outbox::{Closing, Gone, Outbox, outbox};
-use super::{instances, sessions};
+use super::{frames, instances, sessions};
 use crate::accounts::Pass;
 use crate::api::Api;
 use crate::api::browser::{Done, asked};
@@ -39,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(35);
 const COMMANDS_MAX: usize = 64;
 /// Sessions that one socket watches at once.
 const WATCHED_MAX: usize = 100;
+/// Sessions that one socket sees at once: a wall of them.
+const SEEN_MAX: usize = 32;
 /// Messages a second: twice what a client can send that waits for each answer.
 const MESSAGES_A_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not zero");
 /// Pings a second, and how many at once: one is enough.
@@ -64,6 +66,8 @@ pub(super) struct Socket {
     under_way: UnderWay,
     commands: Arc<Semaphore>,
     watched: HashMap<SessionId, AbortOnDropHandle<Option<()>>>,
+    /// The sessions that it sees.
+    seen: HashMap<SessionId, AbortOnDropHandle<Option<()>>>,
     instances: Option<AbortOnDropHandle<Option<()>>>,
     messages: DefaultDirectRateLimiter,
     pings: DefaultDirectRateLimiter,
@@ -134,6 +138,7 @@ impl Socket {
             under_way: UnderWay::default(),
             commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
             watched: HashMap::new(),
+            seen: HashMap::new(),
             instances: None,
             messages: limiter(MESSAGES_A_SECOND, MESSAGES_A_SECOND),
             pings: limiter(PINGS_A_SECOND, PINGS_AT_ONCE),
@@ -332,6 +337,34 @@ impl Socket {
                     about.session(session).message("unsubscribed", json!({})),
                 ))
             }
+            "subscribe_frames" => {
+                let wish = message.payload::<frames::Subscription>()?.wish()?;
+                let session = self.session_of(&message, Right::View).await?;
+                let id = session.id();
+                self.seen.retain(|_, it| !it.is_finished());
+                if self.seen.len() >= SEEN_MAX && !self.seen.contains_key(&id) {
+                    return Err(Answered::Refused(too_many("sessions seen", SEEN_MAX)));
+                }
+                let viewer = self.api.sessions.view(&session, wish)?;
+                let answer = about.session(id).message("subscribed_frames", json!({}));
+                outbox.say(answer).await.map_err(|Gone| Error::Overloaded)?;
+                let forward = frames::forward(id, viewer, outbox.clone());
+                self.seen
+                    .insert(id, self.spawn("socket's live view", forward));
+                Ok(None)
+            }
+            "unsubscribe_frames" => {
+                let session = self.session_of(&message, Right::View).await?.id();
+                self.seen.remove(&session);
+                let answer = about
+                    .session(session)
+                    .message("unsubscribed_frames", json!({}));
+                Ok(Some(answer))
+            }
+            "input" => {
+                self.act(&message, outbox).await?;
+                Ok(None)
+            }
             "subscribe_instances" => {
                 self.for_the_whole_account()?;
                 let answer = about.message("subscribed_instances", json!({}));
@@ -405,6 +438,25 @@ impl Socket {
                     tracing::debug!(session.id = %id, "nobody is there for a command's answer");
                 }
             });
+        Ok(())
+    }
+
+    /// Does what a person does; an answer comes only where one is asked for, or where it
+    /// could not be done.
+    async fn act(&self, message: &Incoming, outbox: &Outbox) -> Result<(), Error> {
+        let doing = message.payload::<frames::Doing>()?;
+        let session = self.session_of(message, Right::Drive).await?;
+        if let Some(answering) = self
+            .api
+            .sessions
+            .input(&session, doing.input)
+            .map_err(within_input)?
+        {
+            // As many wait for one as the session lets: it bounds them.
+            let about = message.about().session(session.id());
+            let answer = frames::answer(about, answering, outbox.clone());
+            self.api.sessions.tasks().spawn("input's answer", answer);
+        }
         Ok(())
     }
 
@@ -484,6 +536,17 @@ fn too_many(name: &'static str, limit: usize) -> Error {
         name,
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
         retry_after: Some(Duration::from_secs(1)),
+    }
+}
+
+/// A field of an input, as the client sees it.
+fn within_input(error: Error) -> Error {
+    match error {
+        Error::Invalid { field, message } => Error::Invalid {
+            field: format!("payload.input.{field}"),
+            message,
+        },
+        other => other,
     }
 }
 

@@ -1,0 +1,127 @@
+//! Live views and hands on a socket.
+
+use browserfleet_proto::frame::Format;
+use browserfleet_proto::ids::{HolderId, SessionId};
+use browserfleet_proto::input::Input;
+use browserfleet_proto::limits::{FRAMES_A_SECOND_MAX, VIEWPORT_SIDE_MAX};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::message::{About, unasked};
+use super::outbox::{Gone, Outbox};
+use crate::error::Error;
+use crate::relay::{Over, ViewWish, Viewer};
+use crate::sessions::Answering;
+
+/// Pictures a second where nobody says otherwise: more are not seen on most pages.
+const FPS_DEFAULT: u32 = 30;
+/// Pixels from left to right where nobody says otherwise: the usual viewport.
+const WIDTH_DEFAULT: u32 = 1280;
+/// Narrowest picture that shows anything, in pixels.
+const WIDTH_MIN: u32 = 16;
+/// Of a JPEG, where nobody says otherwise: text is sharp, and a page takes 50 to 100 KB.
+const QUALITY_DEFAULT: u32 = 70;
+
+/// What a client wants of the pictures.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Subscription {
+    #[serde(default = "fps")]
+    max_fps: u32,
+    #[serde(default = "width")]
+    max_width: u32,
+    #[serde(default = "quality")]
+    quality: u32,
+    #[serde(default)]
+    format: Kind,
+}
+
+fn fps() -> u32 {
+    FPS_DEFAULT
+}
+
+fn width() -> u32 {
+    WIDTH_DEFAULT
+}
+
+fn quality() -> u32 {
+    QUALITY_DEFAULT
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    Jpeg,
+    Png,
+}
+
+impl Subscription {
+    /// # Errors
+    /// The field at fault.
+    pub(super) fn wish(&self) -> Result<ViewWish, Error> {
+        within("max_fps", self.max_fps, 1, FRAMES_A_SECOND_MAX)?;
+        within("max_width", self.max_width, WIDTH_MIN, VIEWPORT_SIDE_MAX)?;
+        within("quality", self.quality, 1, 100)?;
+        Ok(ViewWish {
+            max_fps: self.max_fps,
+            max_width: self.max_width,
+            quality: self.quality,
+            format: match self.format {
+                Kind::Jpeg => Format::Jpeg,
+                Kind::Png => Format::Png,
+            },
+        })
+    }
+}
+
+fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("payload.{field}"),
+        format!("has to be from {least} to {most}"),
+    ))
+}
+
+/// What a client does.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Doing {
+    /// The hold that the client took.
+    pub(super) holder_id: Option<HolderId>,
+    pub(super) input: Input,
+}
+
+/// Shows a session to a socket until either is gone. The next picture is taken once the
+/// socket has the one before, so that none waits and grows old.
+pub(super) async fn forward(session: SessionId, mut viewer: Viewer, outbox: Outbox) {
+    loop {
+        match viewer.next().await {
+            Ok(frame) => {
+                if outbox.show(frame.message).await == Err(Gone) {
+                    return;
+                }
+            }
+            Err(Over) => {
+                let over = unasked("frames.ended", Some(session), json!({}));
+                if outbox.say(over).await == Err(Gone) {
+                    tracing::debug!(session.id = %session, "nobody is there to hear that a view is over");
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Tells a client what an input of theirs found.
+pub(super) async fn answer(about: About, answering: Answering, outbox: Outbox) {
+    let answer = match answering.text().await {
+        Ok(text) => about.message("input_answered", json!({ "text": text })),
+        Err(error) => about.error(&error, None),
+    };
+    if outbox.say(answer).await == Err(Gone) {
+        tracing::debug!("nobody is there for an input's answer");
+    }
+}
