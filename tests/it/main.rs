@@ -21,6 +21,7 @@ mod first_browser;
 mod hostile_pages;
 mod layers;
 mod link_faults;
+mod live;
 mod mail;
 mod many_agents;
 mod metrics;

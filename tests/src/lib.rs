@@ -16,6 +16,7 @@ pub mod model_provider;
 pub mod postgres;
 pub mod processes;
 pub mod rows;
+pub mod screen;
 pub mod scripted_agent;
 pub mod services;
 pub mod site;
