@@ -19,9 +19,11 @@ pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const FRAMES_UNDER_WAY_MAX: u64 = 2;
 /// Most pictures a second that a live view may have: as many as Chrome draws.
 pub const FRAMES_A_SECOND_MAX: u32 = 60;
-/// How many inputs of one session may wait at each step of their way. A person is slower
-/// than that; only a page that is stuck is slower than a person.
-pub const INPUTS_MAX: usize = 256;
+/// How many inputs of one session may wait at each step of their way: a few hundred keys
+/// that a program presses at once. Only a page that is stuck is slower than a person.
+pub const INPUTS_MAX: usize = 1024;
+/// Bytes that they may have together there: a long text that is pasted in pieces.
+pub const INPUTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest text of one input, in bytes: as JSON, with every character escaped, it still
 /// fits [`MEDIA_CHUNK_BYTES_MAX`]. Who pastes more sends several.
 pub const INPUT_TEXT_BYTES_MAX: usize = 32 * 1024;

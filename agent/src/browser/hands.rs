@@ -4,7 +4,8 @@
 //! Of the same sort several are under way at once; another sort waits until they are
 //! done, because Chrome brings keys to a page by another way than clicks. Moves that are
 //! overtaken while they wait are left out. What a stuck page does not take is given up
-//! after a while, and what helps against a stuck page waits for nothing.
+//! after a while, or once another tab is active; what helps against a stuck page waits
+//! for nothing.
 
 mod calls;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use browserfleet_proto::frame::Cursor;
 use browserfleet_proto::input::Input;
-use browserfleet_proto::limits::{INPUTS_MAX, TEXT_BYTES_MAX};
+use browserfleet_proto::limits::{INPUTS_BYTES_MAX, INPUTS_MAX, TEXT_BYTES_MAX};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -45,6 +46,8 @@ type Doing = FuturesUnordered<BoxFuture<'static, Option<Shown>>>;
 /// Does what it is told to.
 pub(super) struct Hands {
     stage: Stage,
+    /// CDP's session with the tab that it is in.
+    tab: Option<String>,
     waiting: Waiting,
     doing: Doing,
     /// Of what is being done.
@@ -85,33 +88,46 @@ impl Sort {
 
 /// Inputs that wait for their turn. Pure.
 #[derive(Debug, Default)]
-struct Waiting(VecDeque<(u64, Input)>);
+struct Waiting {
+    inputs: VecDeque<(u64, Input)>,
+    bytes: usize,
+}
+
+/// What an input takes of the room, in bytes: its text counts.
+fn weight(input: &Input) -> usize {
+    match input {
+        Input::InsertText(it) => it.text.len(),
+        Input::Composition(it) => it.text.len(),
+        Input::Navigate { url } | Input::NewTab { url: Some(url) } => url.len(),
+        _ => 0,
+    }
+}
 
 impl Waiting {
     /// `false`: there is no room.
     fn push(&mut self, number: u64, input: Input) -> bool {
-        if let Some(last) = self.0.back_mut()
+        if let Some(last) = self.inputs.back_mut()
             && last.1.is_overtaken_by(&input)
         {
             *last = (number, input);
             return true;
         }
-        let room = self.0.len() < INPUTS_MAX;
+        let bytes = self.bytes + weight(&input);
+        let room = self.inputs.len() < INPUTS_MAX && bytes <= INPUTS_BYTES_MAX;
         if room {
-            self.0.push_back((number, input));
+            self.bytes = bytes;
+            self.inputs.push_back((number, input));
         }
         room
     }
 
     /// The next one that may be done beside these.
     fn next(&mut self, doing: usize, sort: Sort) -> Option<(u64, Input)> {
-        let fits = |(_, input): &(u64, Input)| {
-            doing == 0 || (doing < UNDER_WAY_MAX && Sort::of(input) == sort)
-        };
-        self.0
-            .front()
-            .is_some_and(fits)
-            .then(|| self.0.pop_front())?
+        let (_, input) = self.inputs.front()?;
+        let fits = doing == 0 || (doing < UNDER_WAY_MAX && Sort::of(input) == sort);
+        let next = fits.then(|| self.inputs.pop_front())??;
+        self.bytes -= weight(&next.1);
+        Some(next)
     }
 }
 
@@ -119,6 +135,7 @@ impl Hands {
     pub(super) fn new(stage: Stage) -> Self {
         Self {
             stage,
+            tab: None,
             waiting: Waiting::default(),
             doing: Doing::new(),
             sort: Sort::Browser,
@@ -134,6 +151,15 @@ impl Hands {
             self.urgent.push(doing);
         } else if !self.waiting.push(number, input) {
             tracing::debug!("no room for an input");
+        }
+    }
+
+    /// Another tab is active: what was meant for the one before is not done in this one.
+    pub(super) fn turn_to(&mut self, tab: Option<&str>) {
+        if self.tab.as_deref() != tab {
+            self.tab = tab.map(str::to_owned);
+            self.waiting = Waiting::default();
+            self.doing = Doing::new();
         }
     }
 

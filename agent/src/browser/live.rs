@@ -176,6 +176,8 @@ impl View {
     async fn show_until_over(&mut self) {
         loop {
             self.follow_active_tab();
+            let active = self.tabs.borrow().active().map(|it| it.session.clone());
+            self.hands.turn_to(active.as_deref());
             let due = self.due();
             tokio::select! {
                 biased;

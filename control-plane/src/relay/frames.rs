@@ -22,9 +22,9 @@ use std::time::Duration;
 use browserfleet_proto::agent::v1::{LiveInput, OpenLive, to_agent::Body};
 use browserfleet_proto::frame::{Cursor, Header};
 use browserfleet_proto::ids::{InstanceId, LinkId, LiveId, SessionId};
-use browserfleet_proto::limits::INPUTS_MAX;
+use browserfleet_proto::limits::{INPUTS_BYTES_MAX, INPUTS_MAX};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +91,8 @@ struct View {
     up: watch::Sender<bool>,
     answers: Mutex<HashMap<u64, Answer>>,
     numbers: AtomicU64,
+    /// Bytes that inputs may have which wait for the stream.
+    room: Arc<Semaphore>,
     over: CancellationToken,
 }
 
@@ -111,9 +113,16 @@ struct Wanted {
 #[derive(Debug)]
 struct Stream {
     live: LiveId,
-    inputs: mpsc::Sender<LiveInput>,
+    inputs: mpsc::Sender<Doing>,
     /// Until the stream takes it.
-    waiting: Option<mpsc::Receiver<LiveInput>>,
+    waiting: Option<mpsc::Receiver<Doing>>,
+}
+
+/// An input on its way, and its room.
+#[derive(Debug)]
+struct Doing {
+    input: LiveInput,
+    room: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -196,6 +205,7 @@ impl View {
             up: watch::Sender::new(false),
             answers: Mutex::default(),
             numbers: AtomicU64::new(1),
+            room: Arc::new(Semaphore::new(INPUTS_BYTES_MAX)),
             over: CancellationToken::new(),
         }
     }
@@ -271,6 +281,16 @@ impl View {
                 });
             }
         });
+    }
+
+    /// `false`: there is no room.
+    fn send(&self, input: LiveInput) -> bool {
+        let bytes = u32::try_from(input.json.len()).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else {
+            return false;
+        };
+        let stream = locked(&self.stream);
+        stream.inputs.try_send(Doing { input, room }).is_ok()
     }
 
     fn take(&self, number: u64) {
@@ -357,16 +377,11 @@ impl Relay {
             answer = Some(receiver);
         }
         let json = input;
-        let sent = locked(&view.stream)
-            .inputs
-            .try_send(LiveInput { number, json });
-        match sent {
-            Ok(()) => Ok((answer, keeper)),
-            Err(_) => {
-                locked(&view.answers).remove(&number);
-                Err(NotSent::Busy)
-            }
+        if view.send(LiveInput { number, json }) {
+            return Ok((answer, keeper));
         }
+        locked(&view.answers).remove(&number);
+        Err(NotSent::Busy)
     }
 
     /// How many see anything.

@@ -76,7 +76,10 @@ impl Relay {
         let taken = levels(view.taken.subscribe(), |number| {
             Down::Taken(PicturesTaken { number: *number })
         });
-        let inputs = ReceiverStream::new(inputs).map(Down::Input);
+        let inputs = ReceiverStream::new(inputs).map(|doing| {
+            drop(doing.room);
+            Down::Input(doing.input)
+        });
         let downs = stream::select(wishes, stream::select(taken, inputs))
             .map(|body| LiveDown { body: Some(body) })
             .take_until(view.over.clone().cancelled_owned())
