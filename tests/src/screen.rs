@@ -34,7 +34,6 @@ pub struct Screen {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     session: String,
     asked: u64,
-    holder: Option<String>,
 }
 
 impl Screen {
@@ -61,14 +60,7 @@ impl Screen {
             stream: socket.into_stream(),
             session: session.to_owned(),
             asked: 0,
-            holder: None,
         }
-    }
-
-    /// Takes the session's control, so that input counts.
-    pub async fn drive(mut self, session: &Session) -> Self {
-        self.holder = Some(take_control(session).await);
-        self
     }
 
     /// Says something and waits for its answer. Pictures that come before are passed over.
@@ -100,18 +92,7 @@ impl Screen {
 
     /// Does something.
     pub async fn act(&mut self, input: Value) {
-        let payload = self.doing(input);
-        self.say("input", payload).await;
-    }
-
-    /// The payload of an input.
-    #[must_use]
-    pub fn doing(&self, input: Value) -> Value {
-        let mut payload = json!({ "input": input });
-        if let Some(holder) = &self.holder {
-            payload["holder_id"] = holder.as_str().into();
-        }
-        payload
+        self.say("input", input).await;
     }
 
     /// Presses and releases the left button.
@@ -200,15 +181,4 @@ impl Screen {
     pub fn into_stream(self) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
         self.stream
     }
-}
-
-/// Takes a session's control; the name of the hold.
-pub async fn take_control(session: &Session) -> String {
-    let path = format!("/api/sessions/{}/control", session.id);
-    let taken = session
-        .caller
-        .post(&path, json!({ "action": "take" }))
-        .await
-        .ok();
-    taken["holder_id"].as_str().unwrap_or_default().to_owned()
 }

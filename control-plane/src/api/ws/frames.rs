@@ -1,8 +1,7 @@
 //! Live views and hands on a socket.
 
 use browserfleet_proto::frame::Format;
-use browserfleet_proto::ids::{HolderId, SessionId};
-use browserfleet_proto::input::Input;
+use browserfleet_proto::ids::SessionId;
 use browserfleet_proto::limits::{FRAMES_A_SECOND_MAX, VIEWPORT_SIDE_MAX};
 use serde::Deserialize;
 use serde_json::json;
@@ -83,15 +82,6 @@ fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), Error> {
         format!("payload.{field}"),
         format!("has to be from {least} to {most}"),
     ))
-}
-
-/// What a client does.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Doing {
-    /// The hold that the client took.
-    pub(super) holder_id: Option<HolderId>,
-    pub(super) input: Input,
 }
 
 /// Shows a session to a socket until either is gone. The next picture is taken once the

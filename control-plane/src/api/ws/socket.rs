@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use browserfleet_proto::ids::SessionId;
+use browserfleet_proto::input::Input;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -444,13 +445,13 @@ impl Socket {
     /// Does what a person does; an answer comes only where one is asked for, or where it
     /// could not be done.
     async fn act(&self, message: &Incoming, outbox: &Outbox) -> Result<(), Error> {
-        let doing = message.payload::<frames::Doing>()?;
+        let input = message.payload::<Input>()?;
         let session = self.session_of(message, Right::Drive).await?;
         if let Some(answering) = self
             .api
             .sessions
-            .input(&session, doing.input)
-            .map_err(within_input)?
+            .input(&session, input)
+            .map_err(within_payload)?
         {
             // As many wait for one as the session lets: it bounds them.
             let about = message.about().session(session.id());
@@ -536,17 +537,6 @@ fn too_many(name: &'static str, limit: usize) -> Error {
         name,
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
         retry_after: Some(Duration::from_secs(1)),
-    }
-}
-
-/// A field of an input, as the client sees it.
-fn within_input(error: Error) -> Error {
-    match error {
-        Error::Invalid { field, message } => Error::Invalid {
-            field: format!("payload.input.{field}"),
-            message,
-        },
-        other => other,
     }
 }
 
