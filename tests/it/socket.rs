@@ -301,11 +301,10 @@ async fn a_session_that_waits_is_watched_until_it_is_there() {
     assert_eq!(opened.status, 202);
     let id = opened.json()["ticket"].as_str().unwrap().to_owned();
     socket.ask("subscribe", Some(&id), json!({})).await;
-    for status in ["provisioning", "running"] {
-        socket
-            .hear(|it| it["type"] == "instance.status" && it["payload"]["status"] == status)
-            .await;
-    }
+    // How it stands is told a few times a second: it may have been in between for less.
+    socket
+        .hear(|it| it["type"] == "instance.status" && it["payload"]["status"] == "running")
+        .await;
     socket
         .hear(|it| it["type"] == "session.status" && it["payload"]["status"] == "live")
         .await;

@@ -71,6 +71,8 @@ pub struct Log {
 struct Kept {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
+    /// The first event's number is greater than this.
+    start: u64,
     last: u64,
     /// The number of the agent's last event.
     heard: Option<u64>,
@@ -90,6 +92,7 @@ impl Log {
             kept: Mutex::new(Kept {
                 events: VecDeque::new(),
                 bytes: 0,
+                start: last,
                 last,
                 heard: None,
                 tabs: None,
@@ -192,6 +195,12 @@ impl Log {
         }
     }
 
+    /// Follows all that has happened since there is this log, and what happens then.
+    pub fn follow_all(self: &Arc<Self>) -> Follower {
+        let start = self.kept().start;
+        self.follow(Some(start))
+    }
+
     /// How many follow.
     pub fn followers(&self) -> watch::Receiver<usize> {
         self.followers.subscribe()
@@ -290,6 +299,21 @@ mod tests {
         assert!(now(&mut second).is_none());
         log.end();
         assert!(matches!(now(&mut second), Some(Followed::Over)));
+    }
+
+    #[test]
+    fn who_follows_all_of_it_gets_what_came_before() {
+        let log = log();
+        log.tell("a", &json!({}));
+        let mut all = log.follow_all();
+        log.tell("b", &json!({}));
+        for kind in ["a", "b"] {
+            let Some(Followed::Event(event)) = now(&mut all) else {
+                panic!("{kind} is kept");
+            };
+            assert_eq!(event.kind, kind);
+        }
+        assert!(now(&mut all).is_none());
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Sessions {
             session: session.id(),
             after,
             news: self.queued.subscribe(),
+            waited: matches!(session, OwnedSession::Row(_)),
             told: None,
             at: None,
         };
@@ -148,6 +149,8 @@ pub struct Following {
     session: SessionId,
     after: Option<u64>,
     news: watch::Receiver<u64>,
+    /// Whether it was not here at first: then all that is told of it here is news.
+    waited: bool,
     /// The status that was told while it was not here.
     told: Option<Status>,
     at: Option<Follower>,
@@ -155,7 +158,10 @@ pub struct Following {
 
 impl Following {
     fn attach(&mut self, held: &Arc<Held>) {
-        self.at = Some(held.events.follow(self.after));
+        self.at = Some(match self.after {
+            None if self.waited => held.events.follow_all(),
+            after => held.events.follow(after),
+        });
         self.sessions.watch_pages(held);
     }
 
