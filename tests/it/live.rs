@@ -7,6 +7,7 @@ use browserfleet_tests::api::Session;
 use browserfleet_tests::eventually;
 use browserfleet_tests::screen::{Came, Screen};
 use browserfleet_tests::site::Site;
+use browserfleet_tests::socket::Socket;
 use browserfleet_tests::world::World;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -296,6 +297,38 @@ async fn what_is_no_input_is_refused_and_the_page_is_as_it_was() {
         assert_eq!(answer["payload"]["status"], 422, "{answer}");
     }
     assert_eq!(session.value("document.title").await, "A small page");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_only_look_does_nothing_and_goes_on_looking() {
+    let world = World::new().await.unwrap();
+    let site = Site::start().await.unwrap();
+    let alice = world.administrator().await;
+    let session = alice.open(json!({})).await;
+    session.navigate(&site.url("/")).await.ok();
+    let count = middle(&session, "#count").await;
+    let wish = json!({ "session_id": session.id, "right": "view" });
+    let ticket = alice.post("/api/ws-ticket", wish).await.text("ticket");
+    let socket = Socket::with_ticket(&alice, &ticket).await.unwrap();
+    let mut viewer = Screen::of(socket, &session.id);
+    let answer = viewer.ask("subscribe_frames", json!({})).await;
+    assert_eq!(answer["type"], "subscribed_frames", "{answer}");
+    viewer.picture().await;
+    for input in [
+        json!({ "kind": "mouse", "type": "mousePressed", "x": count.0, "y": count.1, "button": "left" }),
+        json!({ "kind": "mouse", "type": "mouseReleased", "x": count.0, "y": count.1, "button": "left" }),
+        json!({ "kind": "insert_text", "text": "x" }),
+        json!({ "kind": "navigate", "url": site.url("/second") }),
+        json!({ "kind": "copy" }),
+    ] {
+        let answer = viewer.ask("input", input).await;
+        assert_eq!(answer["payload"]["code"], "forbidden", "{answer}");
+    }
+    session.value("scrollTo(0, 300)").await;
+    while viewer.picture().await.0.scroll_y != 300.0 {}
+    let untouched = "document.title + document.querySelector('#total').value";
+    assert_eq!(session.value(untouched).await, "A small page0");
     world.stop().await;
 }
 
