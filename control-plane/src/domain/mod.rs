@@ -5,6 +5,7 @@ pub mod access;
 pub mod audit;
 pub mod certificate;
 pub mod command;
+pub mod control;
 pub mod health;
 pub mod identity;
 pub mod instance;

@@ -41,6 +41,51 @@ impl Serialize for Timestamp {
     }
 }
 
+/// How rows that are JSON keep a point in time: as all other rows do.
+pub mod microseconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Timestamp;
+
+    /// # Errors
+    /// Where it cannot be written.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+    pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(at.0)
+    }
+
+    /// # Errors
+    /// Where it is no number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(reader).map(Timestamp)
+    }
+}
+
+/// The same, where it may be null.
+pub mod microseconds_or_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Timestamp;
+
+    /// # Errors
+    /// Where it cannot be written.
+    #[expect(clippy::ref_option, reason = "serde wants a reference")]
+    pub fn serialize<S: Serializer>(
+        at: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(|it| it.0).serialize(serializer)
+    }
+
+    /// # Errors
+    /// Where it is no number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        reader: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::deserialize(reader)?.map(Timestamp))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
