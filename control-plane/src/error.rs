@@ -184,6 +184,21 @@ pub enum Error {
     /// The agent takes no more for the moment.
     #[error("the session's agent is busy; the command was not sent")]
     AgentBusy,
+    /// A person drives, or is asked for; nothing was sent.
+    #[error("{by}; nothing was sent")]
+    ControlHeld {
+        /// Who is in the way.
+        by: &'static str,
+    },
+    /// Somebody else drives, or nobody.
+    #[error("you do not hold the session's control; take it first")]
+    ControlNotHeld,
+    /// The session asked a person already.
+    #[error("the session waits for a person's answer already")]
+    HandoffOpen,
+    /// The session asks nobody for anything.
+    #[error("the session waits for nobody's answer")]
+    HandoffNotOpen,
     /// The command did not leave the control plane.
     #[error("the command did not reach the session's agent, and will not")]
     NotSent,
@@ -287,6 +302,10 @@ impl Error {
             Self::InstanceNotRunning { .. } => "instance_not_running",
             Self::NoCapacity { .. } => "no_capacity",
             Self::AgentBusy => "agent_busy",
+            Self::ControlHeld { .. } => "control_held",
+            Self::ControlNotHeld => "control_not_held",
+            Self::HandoffOpen => "handoff_open",
+            Self::HandoffNotOpen => "handoff_not_open",
             Self::NotSent => "not_sent",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::Rejected(rejection) => rejection.code.as_str(),
@@ -327,6 +346,9 @@ impl Error {
             | Self::SessionNotLive { .. }
             | Self::InstanceNotRunning { .. }
             | Self::SessionAmbiguous
+            | Self::ControlNotHeld
+            | Self::HandoffOpen
+            | Self::HandoffNotOpen
             | Self::IdempotencyInProgress
             | Self::IdempotencyNotKept
             | Self::SecondFactorEnabled
@@ -341,6 +363,7 @@ impl Error {
             Self::Invalid { .. } | Self::PasswordTooCommon { .. } | Self::IdempotencyMismatch => {
                 422
             }
+            Self::ControlHeld { .. } => 423,
             Self::QuotaReached { .. } | Self::TooManyAttempts { .. } => 429,
             Self::NoCapacity { .. }
             | Self::AgentBusy
@@ -362,6 +385,7 @@ impl Error {
             | Self::TooManyAttempts { .. }
             | Self::NoCapacity { .. }
             | Self::AgentBusy
+            | Self::ControlHeld { .. }
             | Self::NotSent
             | Self::IdempotencyInProgress
             | Self::Overloaded => true,

@@ -14,6 +14,7 @@ mod register;
 mod reset;
 mod second_factor;
 mod secrets;
+mod shares;
 mod throttle;
 mod tickets;
 mod tokens;
@@ -45,6 +46,7 @@ pub use oauth::{Begun, Failed, Finished};
 pub use profile::Profile;
 pub use register::NewAccount;
 pub use second_factor::{CHALLENGE_LIFE, Enrolment, SecondFactorState};
+pub use shares::{NewShare, ShownShare};
 pub use tickets::{Pass, TICKET_LIFE};
 
 use access::Access;
@@ -95,7 +97,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn did(&self, action: Action) -> Event {
+    pub(crate) fn did(&self, action: Action) -> Event {
         let mut event = Event::new(clock::now(), action);
         event.address = Some(self.address_text());
         event.user_agent = self.user_agent_text();

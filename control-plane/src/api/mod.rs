@@ -14,6 +14,7 @@ pub mod ws;
 mod admin;
 mod asyncapi;
 mod auth;
+mod control;
 mod cookies;
 mod ec2;
 mod edge;
@@ -29,6 +30,7 @@ mod pages;
 mod policy;
 mod queue;
 mod sessions;
+mod shares;
 mod tickets;
 mod users;
 
@@ -91,6 +93,18 @@ pub fn router(api: Api) -> Router {
         )
         .route("/api/sessions/{session}/extend", post(sessions::extend))
         .route("/api/sessions/{session}/commands", get(sessions::commands))
+        .route(
+            "/api/sessions/{session}/control",
+            get(control::show).post(control::steer),
+        )
+        .route(
+            "/api/sessions/{session}/handoff",
+            get(control::handoff).post(control::ask),
+        )
+        .route(
+            "/api/sessions/{session}/handoff/answer",
+            post(control::answer),
+        )
         .route("/api/queue/{session}", get(queue::show))
         .route("/api/ec2/instances", get(ec2::list).post(ec2::create))
         .route("/api/ec2/instances/{instance}", delete(ec2::end))
@@ -146,6 +160,14 @@ pub fn router(api: Api) -> Router {
         .route("/api/keys/{key}", delete(keys::revoke))
         .route("/api/ws-ticket", post(tickets::issue))
         .route(
+            "/api/sessions/{session}/shares",
+            get(shares::list).post(shares::create),
+        )
+        .route(
+            "/api/sessions/{session}/shares/{share}",
+            delete(shares::revoke),
+        )
+        .route(
             "/api/admin/users",
             get(admin::users).post(admin::create_user),
         )
@@ -183,6 +205,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/auth/logout", post(auth::logout))
         .route("/api/auth/forgot-password", post(auth::forgot_password))
         .route("/api/auth/reset-password", post(auth::reset_password))
+        .route("/api/shares/redeem", post(shares::redeem))
         .route("/api/auth/oauth", get(oauth::providers))
         .route("/api/auth/oauth/{provider}", get(oauth::begin))
         .route("/api/auth/oauth/{provider}/callback", get(oauth::callback))

@@ -16,10 +16,10 @@ use super::body::{Body, OptionalBody};
 use super::extract::Caller;
 use super::queue;
 use crate::domain::command::{self, Command};
-use crate::domain::session::{Browser, Dialogs, Session, Status};
+use crate::domain::session::{Browser, Dialogs, Session, Status, WhileControlled};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
-use crate::sessions::{Opened, OwnedSession, Wish};
+use crate::sessions::{ControlView, HandoffView, Opened, OwnedSession, Wish};
 use crate::store::sessions::Filter;
 use browserfleet_proto::limits;
 
@@ -35,9 +35,9 @@ const SETTING_BYTES_MAX: usize = 1024;
 /// before its first command.
 const TIMEOUT_MS_MIN: u64 = 1_000;
 
-/// Longest wait for an instance, in milliseconds: what proxies and clients have
+/// Longest wait for an instance or an answer, in milliseconds: what proxies and clients have
 /// patience for.
-const WAIT_MS_MAX: u64 = 300_000;
+pub(super) const WAIT_MS_MAX: u64 = 300_000;
 
 /// What a session is to be.
 #[derive(Debug, Deserialize)]
@@ -53,6 +53,8 @@ pub struct OpenRequest {
     timezone: String,
     #[serde(default)]
     dialogs: Dialogs,
+    #[serde(default)]
+    while_controlled: WhileControlled,
     timeout_ms: Option<u64>,
     idle_timeout_ms: Option<u64>,
     name: Option<String>,
@@ -94,6 +96,7 @@ pub struct SessionView {
     locale: String,
     timezone: String,
     dialogs: Dialogs,
+    while_controlled: WhileControlled,
     timeout_ms: u64,
     idle_timeout_ms: u64,
     created_at: Timestamp,
@@ -105,6 +108,9 @@ pub struct SessionView {
     current_title: Option<String>,
     /// Why it ends at `expires_at`, where that is sooner than it was asked for.
     ending_reason: Option<String>,
+    control: ControlView,
+    /// The last one.
+    handoff: Option<HandoffView>,
 }
 
 /// The visible part of a page.
@@ -185,6 +191,7 @@ impl From<Session> for SessionView {
             locale: it.spec.locale,
             timezone: it.spec.timezone,
             dialogs: it.spec.dialogs,
+            while_controlled: it.spec.while_controlled,
             timeout_ms: milliseconds(it.timeout),
             idle_timeout_ms: milliseconds(it.idle_timeout),
             created_at: it.created_at,
@@ -195,6 +202,8 @@ impl From<Session> for SessionView {
             current_url: it.current_url,
             current_title: it.current_title,
             ending_reason: it.ending_reason,
+            control: ControlView::from(&it.control),
+            handoff: it.control.handoff.as_ref().map(HandoffView::from),
         }
     }
 }
@@ -351,6 +360,7 @@ fn wish_of(request: OpenRequest) -> Result<Wish, Error> {
         locale: request.locale,
         timezone: request.timezone,
         dialogs: request.dialogs,
+        while_controlled: request.while_controlled,
         timeout: duration_of("timeout_ms", request.timeout_ms)?,
         idle_timeout: duration_of("idle_timeout_ms", request.idle_timeout_ms)?,
         name: request.name,

@@ -86,6 +86,22 @@ actions! {
     AdministratorRescued = "administrator.rescued",
     /// An agent, or who said to be one, was given no certificate.
     AgentRefused = "agent.refused",
+    /// A share of a session was made.
+    ShareCreated = "share.created",
+    /// Somebody came in with a share's link.
+    ShareUsed = "share.used",
+    /// A share was ended.
+    ShareRevoked = "share.revoked",
+    /// A person took a session's control.
+    ControlTaken = "control.taken",
+    /// A session's control was given to another.
+    ControlGiven = "control.given",
+    /// A session's control went back to its automation.
+    ControlReleased = "control.released",
+    /// A session asked a person for help.
+    HandoffRequested = "handoff.requested",
+    /// A person answered.
+    HandoffAnswered = "handoff.answered",
     /// Somebody asked for what is not for them.
     AccessDenied = "access.denied",
 }

@@ -18,6 +18,7 @@ pub mod pool;
 pub mod reconcile;
 pub mod session;
 pub mod settings;
+pub mod share;
 #[cfg(test)]
 mod simulation;
 pub mod time;

@@ -13,6 +13,7 @@ use browserfleet_proto::action::{BrowserKind, DialogPolicy, SessionOptions, View
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::time::Timestamp;
 
 /// How far a session is.
@@ -99,6 +100,20 @@ pub struct SessionSpec {
     pub dialogs: Dialogs,
     /// A command's time where the caller names none, in milliseconds.
     pub command_timeout_ms: u64,
+    /// What becomes of commands while a person drives.
+    #[serde(default)]
+    pub while_controlled: WhileControlled,
+}
+
+/// What becomes of the automation's commands while a person drives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhileControlled {
+    /// They wait, until the automation drives again or their own deadline.
+    Hold,
+    /// They are refused.
+    #[default]
+    Reject,
 }
 
 /// Which browser.
@@ -192,4 +207,6 @@ pub struct Session {
     pub current_title: Option<String>,
     /// Why it ends before its time, where that is known.
     pub ending_reason: Option<String>,
+    /// Who drives it.
+    pub control: Control,
 }

@@ -49,7 +49,6 @@ pub mod microseconds {
 
     /// # Errors
     /// Where it cannot be written.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
     pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_i64(at.0)
     }
@@ -69,7 +68,6 @@ pub mod microseconds_or_null {
 
     /// # Errors
     /// Where it cannot be written.
-    #[expect(clippy::ref_option, reason = "serde wants a reference")]
     pub fn serialize<S: Serializer>(
         at: &Option<Timestamp>,
         serializer: S,

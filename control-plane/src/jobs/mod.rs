@@ -2,6 +2,7 @@
 //! that they themselves named; what they do they decide from what they read.
 
 mod certificates;
+mod control;
 mod converge;
 mod expire;
 mod place;
@@ -50,6 +51,7 @@ impl Jobs {
             "expire",
             expire::run(Arc::clone(&self.sessions), tasks.clone()),
         );
+        tasks.spawn("control", control::run(self.clone(), tasks.clone()));
         tasks.spawn("revoke", revoke::run(self.clone(), tasks.clone()));
         tasks.spawn(
             "certificates",

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::registry::Held;
 use super::{OwnedSession, Sessions, address};
-use crate::clock;
+use crate::domain::control::Driver;
 use crate::error::Error;
 use crate::relay::{Downs, Full, Keeper, Line, NotSent, Place, VIEWERS_MAX, ViewWish, Viewer};
 
@@ -48,20 +48,22 @@ impl Sessions {
         Ok(viewer)
     }
 
-    /// Does what a person does, after what they did before, and does not wait. There is
-    /// an answer to wait for where the input asks for one.
+    /// Does what a person does who drives, after what they did before, and does not wait.
+    /// There is an answer to wait for where the input asks for one.
     ///
     /// # Errors
-    /// Where it takes no commands either, where the input makes no sense, and
-    /// [`Error::AgentBusy`] where too much waits already.
+    /// Where it takes no commands either, [`Error::ControlNotHeld`] where somebody else
+    /// drives, where the input makes no sense, and [`Error::AgentBusy`] where too much
+    /// waits already.
     pub fn input(
         self: &Arc<Self>,
         session: &OwnedSession,
+        driver: Driver,
         input: Input,
     ) -> Result<Option<Answering>, Error> {
         let held = session.held()?;
         let input = checked(input)?;
-        held.touch(clock::now());
+        self.admit_input(&held, driver)?;
         let answers = matches!(input, Input::Copy {});
         let json = serde_json::to_string(&input).map_err(|error| Error::Internal(error.into()))?;
         let (answer, keeper) = self

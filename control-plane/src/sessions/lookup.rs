@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use browserfleet_proto::ids::{CommandId, SessionId};
 
+use super::control::standing_in;
 use super::registry::Phase;
 use super::{Opened, OwnedSession, Sessions, Wish};
 use crate::accounts::CurrentUser;
+use crate::clock;
 use crate::domain::command::Command;
 use crate::domain::session::Session;
 use crate::error::Error;
@@ -129,7 +131,11 @@ impl Sessions {
     }
 
     fn refresh(&self, mut row: Session) -> Session {
+        row.control = standing_in(&row.control, row.ended_at);
         if let Some(held) = self.registry.find(row.id) {
+            if row.ended_at.is_none() {
+                row.control = held.wheel.control().at(clock::now());
+            }
             row.last_activity_at = held.last_activity_at();
             let page = held.page();
             if !page.url.is_empty() {

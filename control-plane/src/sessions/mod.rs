@@ -1,7 +1,9 @@
 //! Sessions: opening, ending and extending them, and running commands on them.
 
 pub mod address;
+mod control;
 mod events;
+mod handoff;
 pub mod ledger;
 mod live;
 mod lookup;
@@ -11,6 +13,8 @@ mod perform;
 mod queue;
 pub mod registry;
 mod reports;
+mod shown;
+mod wheel;
 
 use std::sync::Arc;
 
@@ -25,13 +29,16 @@ use crate::relay::Relay;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
+pub use control::{Actor, Steer};
 pub use events::Following;
+pub use handoff::Asked;
 pub use live::Answering;
 pub use lookup::Page;
 pub use open::{Opened, TIMEOUT_MAX, Wish};
 pub use perform::{Performed, Request};
 pub use queue::{ASK_AGAIN, Placed, Ticket};
 pub use reports::Report;
+pub use shown::{ControlView, HandoffView};
 
 use ledger::Ledger;
 use pace::Pace;
@@ -51,6 +58,8 @@ pub struct Sessions {
     pace: Pace,
     /// Changes when a session began or its end was moved.
     ends: watch::Sender<u64>,
+    /// Changes when somebody's control may run out sooner.
+    controls: watch::Sender<u64>,
     /// Changes when somebody may wait for an instance.
     queued: watch::Sender<u64>,
     openings: Openings,
@@ -119,6 +128,7 @@ impl Sessions {
             limits,
             pace: Pace::default(),
             ends: watch::Sender::new(0),
+            controls: watch::Sender::new(0),
             queued: watch::Sender::new(0),
             openings: Openings::default(),
         }

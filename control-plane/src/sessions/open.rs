@@ -15,8 +15,9 @@ use super::registry::{Held, Holding, Phase};
 use super::{OwnedSession, Sessions};
 use crate::accounts::CurrentUser;
 use crate::clock;
+use crate::domain::control::Control;
 use crate::domain::placement::{self, Outlook, Waiting};
-use crate::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
+use crate::domain::session::{Browser, Dialogs, Session, SessionSpec, Status, WhileControlled};
 use crate::domain::settings::UserSettings;
 use crate::error::Error;
 
@@ -55,6 +56,8 @@ pub struct Wish {
     pub timezone: String,
     /// What becomes of dialogs.
     pub dialogs: Dialogs,
+    /// What becomes of commands while a person drives.
+    pub while_controlled: WhileControlled,
     /// How long it lives.
     pub timeout: Option<Duration>,
     /// How long it may be without activity.
@@ -288,6 +291,7 @@ impl Sessions {
                 epoch,
                 command_timeout: Duration::from_millis(session.spec.command_timeout_ms),
                 idle_timeout: session.idle_timeout,
+                while_controlled: session.spec.while_controlled,
                 expires_at: now.plus(session.timeout),
                 last_activity_at: now,
             },
@@ -561,6 +565,7 @@ fn new_session(user: &CurrentUser, wish: Wish, settings: &UserSettings) -> Sessi
             command_timeout_ms: preferences
                 .default_timeout_ms
                 .unwrap_or(default_timeout.unwrap_or(u64::MAX)),
+            while_controlled: wish.while_controlled,
         },
         timeout,
         idle_timeout: wish
@@ -575,5 +580,6 @@ fn new_session(user: &CurrentUser, wish: Wish, settings: &UserSettings) -> Sessi
         current_url: None,
         current_title: None,
         ending_reason: None,
+        control: Control::default(),
     }
 }

@@ -11,12 +11,14 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::control::Admitted;
 use super::registry::{Held, Phase};
 use super::{OwnedSession, Sessions};
 use crate::clock;
 use crate::domain::command::{Status, Ticket};
+use crate::domain::control::Driver;
 use crate::error::{CommandError, Error};
-use crate::relay::{self, Final, Picture, Settled};
+use crate::relay::{self, Final, Picture, Settled, Waiting};
 use crate::store::commands::Entry;
 use crate::telemetry::metrics;
 
@@ -27,6 +29,8 @@ pub struct Request {
     pub timeout: Option<Duration>,
     /// What.
     pub action: Action,
+    /// The person who drives, where it is theirs; `None`: the automation's.
+    pub driver: Option<Driver>,
     /// Ends it before its time, if that is still possible; `None`: nobody can.
     pub cancelled: Option<CancellationToken>,
 }
@@ -72,11 +76,12 @@ impl Sessions {
     }
 
     async fn run(
-        &self,
-        held: &Held,
+        self: &Arc<Self>,
+        held: &Arc<Held>,
         command: CommandId,
         request: Request,
     ) -> Result<Performed, Error> {
+        let admitted = held.admits(request.driver)?;
         let timeout = request
             .timeout
             .unwrap_or(held.command_timeout)
@@ -99,7 +104,25 @@ impl Sessions {
             &json!({ "command_id": command, "kind": request.action.kind() }),
         );
 
-        let outcome = self.relay_to(held, command, &request, deadline).await;
+        let turn = match admitted {
+            Admitted::AtOnce => Ok(None),
+            Admitted::InTurn => {
+                let cancelled = request.cancelled.clone();
+                self.wait_for_turn(held, deadline, cancelled)
+                    .await
+                    .map(Some)
+            }
+        };
+        let outcome = match turn {
+            Ok(turn) => {
+                let dispatched = self.dispatch(held, command, &request.action, deadline);
+                // It is on its way, so that whoever waits next comes after it.
+                drop(turn);
+                self.outcome_of(dispatched, held, command, request.cancelled)
+                    .await
+            }
+            Err(error) => Outcome::Parked(error),
+        };
         metrics::command(request.action.kind(), status_of(&outcome).as_str());
         held.tell(
             "command.finished",
@@ -142,29 +165,39 @@ impl Sessions {
             }
             Outcome::Refused(relay::NotSent::Busy) => Err(Error::AgentBusy),
             Outcome::Final(Final::Unknown) => Err(Error::OutcomeUnknown),
+            Outcome::Parked(error) => Err(error),
         }
     }
 
-    async fn relay_to(
+    fn dispatch(
         &self,
         held: &Held,
         command: CommandId,
-        request: &Request,
+        action: &Action,
         deadline: Instant,
-    ) -> Outcome {
-        let dispatched = self.relay.dispatch(
+    ) -> Result<Waiting, relay::NotSent> {
+        self.relay.dispatch(
             held.instance,
             relay::Command {
                 id: command,
                 session: held.id,
                 epoch: held.epoch.unsigned_abs(),
-                action: (&request.action).into(),
+                action: action.into(),
                 deadline,
             },
-        );
+        )
+    }
+
+    async fn outcome_of(
+        &self,
+        dispatched: Result<Waiting, relay::NotSent>,
+        held: &Held,
+        command: CommandId,
+        cancelled: Option<CancellationToken>,
+    ) -> Outcome {
         match dispatched {
             Ok(waiting) => {
-                let cancelled = request.cancelled.clone().unwrap_or_default();
+                let cancelled = cancelled.unwrap_or_default();
                 let outcome = waiting.outcome();
                 tokio::pin!(outcome);
                 tokio::select! {
@@ -188,6 +221,8 @@ impl Sessions {
 }
 
 enum Outcome {
+    /// It waited for the automation's turn, and did not get it.
+    Parked(Error),
     Refused(relay::NotSent),
     Final(Final),
 }
@@ -198,6 +233,10 @@ fn params_of(action: &Action) -> String {
 
 fn status_of(outcome: &Outcome) -> Status {
     match outcome {
+        Outcome::Parked(Error::Rejected(rejection)) if rejection.code == Code::Cancelled => {
+            Status::Cancelled
+        }
+        Outcome::Parked(_) => Status::NotSent,
         Outcome::Refused(_) | Outcome::Final(Final::NotSent) => Status::NotSent,
         Outcome::Final(Final::Unknown) => Status::Unknown,
         Outcome::Final(Final::Settled(settled)) => status_of_answer(&settled.outcome),
@@ -221,6 +260,7 @@ fn code_of(outcome: &Outcome) -> Option<&'static str> {
             outcome: Err(rejection),
             ..
         })) => Some(rejection.code.as_str()),
+        Outcome::Parked(error) => Some(error.code()),
         _ => None,
     }
 }
@@ -228,6 +268,15 @@ fn code_of(outcome: &Outcome) -> Option<&'static str> {
 fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> Entry {
     match outcome {
         Outcome::Final(Final::Settled(settled)) => answered(command, session, &settled.outcome),
+        Outcome::Parked(error) => Entry::Settled {
+            id: command,
+            session,
+            status: status_of(outcome),
+            result: None,
+            error_code: Some(error.code()),
+            error_message: Some(error.to_string()),
+            at: clock::now(),
+        },
         Outcome::Refused(_) | Outcome::Final(_) => {
             without_answer(command, session, status_of(outcome))
         }

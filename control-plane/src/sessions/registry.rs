@@ -10,6 +10,9 @@ use std::time::Duration;
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use tokio::sync::watch;
 
+use super::wheel::Wheel;
+use crate::domain::control::Control;
+use crate::domain::session::WhileControlled;
 use crate::domain::time::Timestamp;
 use crate::relay::Log;
 
@@ -62,6 +65,10 @@ pub struct Held {
     pub command_timeout: Duration,
     /// How long it may be without activity.
     pub idle_timeout: Duration,
+    /// What becomes of commands while a person drives.
+    pub while_controlled: WhileControlled,
+    /// Who drives.
+    pub wheel: Wheel,
     phase: watch::Sender<Phase>,
     expires_at: AtomicI64,
     last_activity_at: AtomicI64,
@@ -97,6 +104,8 @@ pub struct Holding {
     pub command_timeout: Duration,
     /// How long it may be without activity.
     pub idle_timeout: Duration,
+    /// What becomes of commands while a person drives.
+    pub while_controlled: WhileControlled,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
     /// When it was last active.
@@ -114,6 +123,8 @@ impl Held {
             epoch: holding.epoch,
             command_timeout: holding.command_timeout,
             idle_timeout: holding.idle_timeout,
+            while_controlled: holding.while_controlled,
+            wheel: Wheel::default(),
             phase: watch::Sender::new(phase.clone()),
             expires_at: AtomicI64::new(holding.expires_at.0),
             last_activity_at: AtomicI64::new(holding.last_activity_at.0),
@@ -187,9 +198,13 @@ impl Held {
         self.last_activity_at.fetch_max(now.0, Ordering::Relaxed);
     }
 
-    /// When it is over if nothing happens, and why.
+    /// When it is over if nothing happens, and why. Whoever waits for a person's answer
+    /// is not idle.
     pub fn ends(&self) -> (Timestamp, &'static str) {
-        let idle = self.last_activity_at().plus(self.idle_timeout);
+        let asks_until = |it: &Control| it.open_handoff().map(|it| it.expires_at);
+        let active = Some(self.last_activity_at()).max(self.wheel.look(asks_until));
+        let active = active.unwrap_or_else(|| self.last_activity_at());
+        let idle = active.plus(self.idle_timeout);
         let expires = self.expires_at();
         if idle < expires {
             (idle, "idle_timeout")

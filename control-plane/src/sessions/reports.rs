@@ -82,7 +82,7 @@ impl Sessions {
                     self.finish(row.id, "ended", "").await;
                 }
                 (true, None) => {
-                    self.take_up(&row, instance);
+                    self.take_up(&row, instance).await?;
                     kept.push(row.id);
                 }
                 // It is being opened over another link of the same agent.
@@ -102,14 +102,14 @@ impl Sessions {
     }
 
     /// A session whose browser runs, and that another process looked after before.
-    fn take_up(&self, row: &Session, instance: InstanceId) {
+    async fn take_up(&self, row: &Session, instance: InstanceId) -> Result<(), Error> {
         let phase = if row.status == Status::Live {
             Phase::Live
         } else {
             // Its agent still has to say that its browser is there.
             Phase::Starting
         };
-        self.registry.insert(Held::new(
+        let held = Held::new(
             Holding {
                 id: row.id,
                 user: row.user,
@@ -117,14 +117,21 @@ impl Sessions {
                 epoch: row.epoch,
                 command_timeout: std::time::Duration::from_millis(row.spec.command_timeout_ms),
                 idle_timeout: row.idle_timeout,
+                while_controlled: row.spec.while_controlled,
                 expires_at: row.expires_at,
                 // Nobody could be active while no process looked after it.
                 last_activity_at: clock::now(),
             },
             phase,
-        ));
+        );
+        // No command passes a person who holds control, not even the first.
+        held.wheel.begin(row.control.clone());
+        self.registry.insert(held);
+        // What was written between reading the row and now.
+        self.recall_control(row.id).await?;
         self.ends.send_modify(|count| *count += 1);
         tracing::info!(session.id = %row.id, instance.id = %instance, "session taken up again");
+        Ok(())
     }
 
     /// An agent's answer to OpenSession.

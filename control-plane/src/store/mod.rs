@@ -8,6 +8,7 @@
 pub mod access;
 pub mod audit;
 pub mod commands;
+pub mod control;
 pub mod error;
 pub mod holders;
 pub mod idempotency;
@@ -25,6 +26,7 @@ pub mod pool;
 pub mod queue;
 pub mod second_factors;
 pub mod sessions;
+pub mod shares;
 pub mod tickets;
 pub mod users;
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use sqlx::any::AnyRow;
 
-use super::{Error, Store, column, parsed, parsed_or_null};
+use super::{Error, Store, column, json_or_default, parsed, parsed_or_null};
 use crate::domain::session::{Session, Status};
 use crate::domain::time::Timestamp;
 
 const SELECT: &str = "select id, user_id, instance_id, epoch, status_rank, end_reason, \
     error_message, name, metadata, spec, timeout_us, idle_timeout_us, created_at, started_at, \
-    expires_at, last_activity_at, ended_at, current_url, current_title, ending_reason from sessions";
+    expires_at, last_activity_at, ended_at, current_url, current_title, ending_reason, \
+    (select state from session_control where session_id = sessions.id) as control from sessions";
 
 /// Which sessions of a user, newest first.
 #[derive(Debug, Default)]
@@ -381,5 +382,6 @@ fn session_of(row: &AnyRow) -> Result<Session, Error> {
         current_url: column(row, "current_url")?,
         current_title: column(row, "current_title")?,
         ending_reason: column(row, "ending_reason")?,
+        control: json_or_default(row, "control")?,
     })
 }

@@ -83,6 +83,7 @@ impl Asked {
         Ok(Request {
             timeout: timeout_of(self.timeout_ms)?,
             action: self.action,
+            driver: None,
             cancelled: None,
         })
     }

@@ -2,6 +2,7 @@
 //! instances, and whatever else a page needs, many at once, each answered by the id that
 //! it came with. What is said on it, and how, is in `/asyncapi.json`.
 
+mod control;
 mod frames;
 mod instances;
 mod message;
@@ -24,7 +25,7 @@ use serde::Deserialize;
 
 use super::extract::{Parameters, caller_of};
 use super::{Api, origin};
-use crate::accounts::Pass;
+use crate::accounts::{Client, Pass};
 use crate::error::Error;
 use crate::telemetry::metrics;
 
@@ -96,6 +97,7 @@ impl Drop for Counted {
 pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, Error> {
     let (mut parts, _) = request.into_parts();
     let pass = pass_of(&api, &mut parts).await?;
+    let client = Client::from_request_parts(&mut parts, &api).await?;
     tracing::Span::current().record("user.id", tracing::field::display(pass.user.id));
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &api).await;
     let upgrade = match upgrade {
@@ -111,7 +113,7 @@ pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, 
         .write_buffer_size(0);
     let tasks = api.sessions.tasks().clone();
     Ok(upgrade.on_upgrade(async move |websocket| {
-        let socket = Socket::new(api, pass).hold(websocket);
+        let socket = Socket::new(api, pass, client).hold(websocket);
         let served = tasks.spawn("socket", async move {
             let _counted = counted;
             socket.await;

@@ -5,11 +5,13 @@ use serde_json::{Value, json};
 
 use super::message::unasked;
 use super::outbox::Outbox;
+use crate::domain::control::Control;
 use crate::relay::Followed;
-use crate::sessions::{Following, OwnedSession};
+use crate::sessions::{ControlView, Following, HandoffView, OwnedSession};
 
 /// How a session stands when somebody begins to watch it: its events tell what changes.
-pub(super) fn standing(session: &OwnedSession) -> Value {
+pub(super) fn standing(session: &OwnedSession, control: &Control) -> Value {
+    let handoff = control.handoff.as_ref().map(HandoffView::from);
     match session {
         OwnedSession::Held(held) => {
             let page = held.page();
@@ -18,11 +20,15 @@ pub(super) fn standing(session: &OwnedSession) -> Value {
                 "url": page.url,
                 "title": page.title,
                 "tabs": held.events.tabs(),
+                "control": ControlView::from(control),
+                "handoff": handoff,
             })
         }
         OwnedSession::Row(row) => json!({
             "status": row.status.as_str(),
             "end_reason": row.end_reason,
+            "control": ControlView::from(control),
+            "handoff": handoff,
         }),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
-use browserfleet_proto::ids::SessionId;
+use browserfleet_proto::ids::{HolderId, SessionId};
 use browserfleet_proto::input::Input;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::message::{About, Incoming, within_payload};
 use super::outbox::{Closing, Gone, Outbox, outbox};
 use super::{frames, instances, sessions};
-use crate::accounts::Pass;
+use crate::accounts::{Client, Pass};
 use crate::api::Api;
 use crate::api::browser::{Done, asked};
 use crate::clock;
@@ -62,8 +62,11 @@ const TOO_MANY: Closing = Closing::new(1008, "too many messages");
 
 /// One socket.
 pub(super) struct Socket {
-    api: Api,
-    pass: Pass,
+    pub(super) api: Api,
+    pub(super) pass: Pass,
+    pub(super) client: Client,
+    /// What was taken here.
+    pub(super) holders: HashMap<SessionId, HolderId>,
     under_way: UnderWay,
     commands: Arc<Semaphore>,
     watched: HashMap<SessionId, AbortOnDropHandle<Option<()>>>,
@@ -132,10 +135,12 @@ fn limiter(a_second: NonZeroU32, at_once: NonZeroU32) -> DefaultDirectRateLimite
 }
 
 impl Socket {
-    pub(super) fn new(api: Api, pass: Pass) -> Self {
+    pub(super) fn new(api: Api, pass: Pass, client: Client) -> Self {
         Self {
             api,
             pass,
+            client,
+            holders: HashMap::new(),
             under_way: UnderWay::default(),
             commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
             watched: HashMap::new(),
@@ -320,9 +325,10 @@ impl Socket {
                 if self.watched.len() >= WATCHED_MAX && !self.watched.contains_key(&id) {
                     return Err(Answered::Refused(too_many("watched sessions", WATCHED_MAX)));
                 }
-                let answer = about
-                    .session(id)
-                    .message("subscribed", sessions::standing(&session));
+                let answer = about.session(id).message(
+                    "subscribed",
+                    sessions::standing(&session, &self.api.sessions.control_of(&session)),
+                );
                 // The answer goes before the first event.
                 outbox.say(answer).await.map_err(|Gone| Error::Overloaded)?;
                 let following = self.api.sessions.follow(&session, after_seq);
@@ -379,6 +385,8 @@ impl Socket {
                 self.instances = None;
                 Ok(Some(about.message("unsubscribed_instances", json!({}))))
             }
+            "control" => Ok(Some(self.steer(&message).await?)),
+            "answer_handoff" => Ok(Some(self.answer_handoff(&message).await?)),
             kind => {
                 let kind = kind.to_owned();
                 match asked(&kind, message.json()) {
@@ -412,7 +420,8 @@ impl Socket {
         let Ok(permit) = permit else {
             return Err(too_many("commands under way", COMMANDS_MAX));
         };
-        let session = self.session_of(message, Right::Own).await?;
+        let (session, driver) = self.session_to_drive(message).await?;
+        request.driver = driver;
         let Some(cancelled) = self.under_way.begin(message.id.as_deref()) else {
             return Err(Error::invalid("id", "a message with this id is under way"));
         };
@@ -447,10 +456,11 @@ impl Socket {
     async fn act(&self, message: &Incoming, outbox: &Outbox) -> Result<(), Error> {
         let input = message.payload::<Input>()?;
         let session = self.session_of(message, Right::Drive).await?;
+        let driver = self.driver_of(&session).ok_or(Error::ControlNotHeld)?;
         if let Some(answering) = self
             .api
             .sessions
-            .input(&session, input)
+            .input(&session, driver, input)
             .map_err(within_payload)?
         {
             // As many wait for one as the session lets: it bounds them.
@@ -462,7 +472,11 @@ impl Socket {
     }
 
     /// The session that a message is for, if its sender may go that far with it.
-    async fn session_of(&self, message: &Incoming, right: Right) -> Result<OwnedSession, Error> {
+    pub(super) async fn session_of(
+        &self,
+        message: &Incoming,
+        right: Right,
+    ) -> Result<OwnedSession, Error> {
         let sessions = &self.api.sessions;
         let session = match (&message.session_id, self.pass.session) {
             (Some(id), _) => {
