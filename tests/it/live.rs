@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use browserfleet_proto::frame::{Format, Header};
-use browserfleet_tests::api::Session;
-use browserfleet_tests::eventually;
 use browserfleet_tests::screen::{Came, Screen};
 use browserfleet_tests::site::Site;
 use browserfleet_tests::socket::Socket;
@@ -20,18 +18,18 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where the middle of an element is, in the view.
-async fn middle(session: &Session, selector: &str) -> (f64, f64) {
+async fn middle(hands: &mut Screen, selector: &str) -> (f64, f64) {
     let asked = format!(
         "(() => {{ const b = document.querySelector({selector:?}).getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] }})()"
     );
-    let place = session.value(&asked).await;
+    let place = hands.value(&asked).await;
     (place[0].as_f64().unwrap(), place[1].as_f64().unwrap())
 }
 
-async fn becomes(session: &Session, expression: &str, value: Value) {
+async fn becomes(hands: &mut Screen, expression: &str, value: Value) {
     let latest = Instant::now() + SOON;
     loop {
-        let now = session.value(expression).await;
+        let now = hands.value(expression).await;
         if now == value {
             return;
         }
@@ -156,13 +154,11 @@ async fn hands_do_what_a_person_does_in_their_order() {
     let alice = world.administrator().await;
     let session = alice.open(json!({})).await;
     session.navigate(&site.url("/")).await.ok();
-    let places = [
-        middle(&session, "#count").await,
-        middle(&session, "#name").await,
-        middle(&session, "#greet").await,
-    ];
-    let [count, name, greet] = places;
     let mut person = Screen::open(&session, json!({})).await;
+    person.take().await;
+    let count = middle(&mut person, "#count").await;
+    let name = middle(&mut person, "#name").await;
+    let greet = middle(&mut person, "#greet").await;
 
     // Clicks and keys go by different ways to a page, and yet in one order.
     person.click(count.0, count.1).await;
@@ -173,16 +169,16 @@ async fn hands_do_what_a_person_does_in_their_order() {
     }
     person.click(greet.0, greet.1).await;
     becomes(
-        &session,
+        &mut person,
         "document.querySelector('#total').value",
         "1".into(),
     )
     .await;
     let greeting = format!("Hello, {}", text.trim_end());
     let greeted = "document.querySelector('#greeting').textContent";
-    becomes(&session, greeted, greeting.into()).await;
+    becomes(&mut person, greeted, greeting.into()).await;
 
-    let area = middle(&session, "#area").await;
+    let area = middle(&mut person, "#area").await;
     person.click(area.0, area.1).await;
 
     // An input method shows what it may change yet, and then decides.
@@ -190,7 +186,7 @@ async fn hands_do_what_a_person_does_in_their_order() {
         let end = text.encode_utf16().count();
         json!({ "kind": "composition", "text": text, "selectionStart": end, "selectionEnd": end })
     };
-    session
+    person
         .value("(() => { window.ends = 0; document.querySelector('#area').addEventListener('compositionend', () => ends++) })()")
         .await;
     person.act(composing("に")).await;
@@ -199,12 +195,12 @@ async fn hands_do_what_a_person_does_in_their_order() {
         .act(json!({ "kind": "insert_text", "text": "日本" }))
         .await;
     let area_is = "document.querySelector('#area').value";
-    becomes(&session, area_is, "日本".into()).await;
-    assert_eq!(session.value("ends").await, 1);
+    becomes(&mut person, area_is, "日本".into()).await;
+    assert_eq!(person.value("ends").await, 1);
     person
         .act(json!({ "kind": "insert_text", "text": " pasted\nin two lines" }))
         .await;
-    becomes(&session, area_is, "日本 pasted\nin two lines".into()).await;
+    becomes(&mut person, area_is, "日本 pasted\nin two lines".into()).await;
 
     // What is selected can be had.
     let select_all = json!({
@@ -219,8 +215,8 @@ async fn hands_do_what_a_person_does_in_their_order() {
     // The wheel, and fingers.
     let wheel = json!({ "kind": "mouse", "type": "mouseWheel", "x": 600, "y": 400, "deltaX": 0, "deltaY": 240 });
     person.act(wheel).await;
-    becomes(&session, "scrollY > 200", true.into()).await;
-    session
+    becomes(&mut person, "scrollY > 200", true.into()).await;
+    person
         .value("(() => { window.touched = []; for (const kind of ['touchstart', 'touchmove', 'touchend']) addEventListener(kind, (it) => touched.push(kind + it.touches.length)); })()")
         .await;
     for (what, x) in [("touchStart", 900), ("touchMove", 920)] {
@@ -232,11 +228,11 @@ async fn hands_do_what_a_person_does_in_their_order() {
         .act(json!({ "kind": "touch", "type": "touchEnd" }))
         .await;
     let touched = json!(["touchstart1", "touchmove1", "touchend0"]);
-    becomes(&session, "touched", touched).await;
+    becomes(&mut person, "touched", touched).await;
 
     // The pointer looks as the page says.
-    session.value("scrollTo(0, 0)").await;
-    let link = middle(&session, "a[href='/second']").await;
+    person.value("scrollTo(0, 0)").await;
+    let link = middle(&mut person, "a[href='/second']").await;
     person
         .act(json!({ "kind": "mouse", "type": "mouseMoved", "x": link.0, "y": link.1 }))
         .await;
@@ -258,6 +254,7 @@ async fn what_is_no_input_is_refused_and_the_page_is_as_it_was() {
     let session = alice.open(json!({})).await;
     session.navigate(&site.url("/")).await.ok();
     let mut person = Screen::open(&session, json!({})).await;
+    person.take().await;
     for (input, field) in [
         (
             json!({ "kind": "mouse", "type": "mouseMoved", "x": 1e9, "y": 0 }),
@@ -296,7 +293,7 @@ async fn what_is_no_input_is_refused_and_the_page_is_as_it_was() {
         let answer = person.ask("subscribe_frames", wish).await;
         assert_eq!(answer["payload"]["status"], 422, "{answer}");
     }
-    assert_eq!(session.value("document.title").await, "A small page");
+    assert_eq!(person.value("document.title").await, "A small page");
     world.stop().await;
 }
 
@@ -307,7 +304,9 @@ async fn who_may_only_look_does_nothing_and_goes_on_looking() {
     let alice = world.administrator().await;
     let session = alice.open(json!({})).await;
     session.navigate(&site.url("/")).await.ok();
-    let count = middle(&session, "#count").await;
+    let mut owner = Screen::not_subscribed(&alice, &session.id).await;
+    owner.take().await;
+    let count = middle(&mut owner, "#count").await;
     let wish = json!({ "session_id": session.id, "right": "view" });
     let ticket = alice.post("/api/ws-ticket", wish).await.text("ticket");
     let socket = Socket::with_ticket(&alice, &ticket).await.unwrap();
@@ -325,10 +324,10 @@ async fn who_may_only_look_does_nothing_and_goes_on_looking() {
         let answer = viewer.ask("input", input).await;
         assert_eq!(answer["payload"]["code"], "forbidden", "{answer}");
     }
-    session.value("scrollTo(0, 300)").await;
+    owner.value("scrollTo(0, 300)").await;
     while viewer.picture().await.0.scroll_y != 300.0 {}
     let untouched = "document.title + document.querySelector('#total').value";
-    assert_eq!(session.value(untouched).await, "A small page0");
+    assert_eq!(owner.value(untouched).await, "A small page0");
     world.stop().await;
 }
 
@@ -341,6 +340,9 @@ async fn the_view_follows_the_active_tab_and_hands_choose_it() {
     session.navigate(&site.url("/")).await.ok();
     session.value("scrollTo(0, 111)").await;
     let mut person = Screen::open(&session, json!({})).await;
+    // Pictures come to one socket and hands are on another, so that none is passed over.
+    let mut hands = Screen::not_subscribed(&alice, &session.id).await;
+    hands.take().await;
     let shows = async |person: &mut Screen, scroll: f32| {
         let shown = async {
             loop {
@@ -352,65 +354,75 @@ async fn the_view_follows_the_active_tab_and_hands_choose_it() {
         timeout(SOON, shown).await.expect("the view follows");
     };
     shows(&mut person, 111.0).await;
-    let title = async |title: &str| becomes(&session, "document.title", title.into()).await;
-    let tabs = async || session.state().await.ok()["tabs"].clone();
-    let first = tabs().await[0]["id"].clone();
+    let title = async |hands: &mut Screen, title: &str| {
+        becomes(hands, "document.title", title.into()).await;
+    };
+    let first = hands.command("state", json!({})).await["tabs"][0]["id"].clone();
 
     let url = site.url("/second");
-    person.act(json!({ "kind": "new_tab", "url": url })).await;
-    title("Second").await;
+    hands.act(json!({ "kind": "new_tab", "url": url })).await;
+    title(&mut hands, "Second").await;
     shows(&mut person, 0.0).await;
-    person
+    hands
         .act(json!({ "kind": "activate_tab", "tabId": first }))
         .await;
-    title("A small page").await;
+    title(&mut hands, "A small page").await;
     shows(&mut person, 111.0).await;
-    let second = tabs().await[1]["id"].clone();
-    assert_eq!(tabs().await[0]["active"], true, "tabs keep their places");
-    person
+    let second = hands.command("state", json!({})).await["tabs"][1]["id"].clone();
+    assert_eq!(
+        hands.command("state", json!({})).await["tabs"][0]["active"],
+        true,
+        "tabs keep their places"
+    );
+    hands
         .act(json!({ "kind": "activate_tab", "tabId": second }))
         .await;
-    title("Second").await;
-    person
+    title(&mut hands, "Second").await;
+    hands
         .act(json!({ "kind": "close_tab", "tabId": second }))
         .await;
-    title("A small page").await;
+    title(&mut hands, "A small page").await;
     shows(&mut person, 111.0).await;
 
     // The way back and forth.
-    person.act(json!({ "kind": "navigate", "url": url })).await;
-    title("Second").await;
-    person.act(json!({ "kind": "back" })).await;
-    title("A small page").await;
-    person.act(json!({ "kind": "forward" })).await;
-    title("Second").await;
-    session.value("document.title = 'Changed'").await;
-    person.act(json!({ "kind": "reload" })).await;
-    title("Second").await;
-    person.act(json!({ "kind": "back" })).await;
-    title("A small page").await;
+    hands.act(json!({ "kind": "navigate", "url": url })).await;
+    title(&mut hands, "Second").await;
+    hands.act(json!({ "kind": "back" })).await;
+    title(&mut hands, "A small page").await;
+    hands.act(json!({ "kind": "forward" })).await;
+    title(&mut hands, "Second").await;
+    hands.value("document.title = 'Changed'").await;
+    hands.act(json!({ "kind": "reload" })).await;
+    title(&mut hands, "Second").await;
+    hands.act(json!({ "kind": "back" })).await;
+    title(&mut hands, "A small page").await;
 
     // A dialog holds the page, and not whoever answers it.
-    session.value("scrollTo(0, 0)").await;
-    let alert = middle(&session, "#alert").await;
-    person.click(alert.0, alert.1).await;
-    eventually("a dialog opens", SOON, || async {
-        !session.state().await.json()["dialog"].is_null()
-    })
-    .await;
-    person
+    hands.value("scrollTo(0, 0)").await;
+    let alert = middle(&mut hands, "#alert").await;
+    hands.ask("subscribe", json!({})).await;
+    hands.click(alert.0, alert.1).await;
+    until_told(&mut hands, "dialog.opened").await;
+    hands
         .act(json!({ "kind": "answer_dialog", "accept": true }))
         .await;
-    eventually("the dialog closes", SOON, || async {
-        let state = session.state().await;
-        state.status == 200 && state.json()["dialog"].is_null()
-    })
-    .await;
-    title("After").await;
+    until_told(&mut hands, "dialog.closed").await;
+    title(&mut hands, "After").await;
     world.stop().await;
 }
 
-/// Waits until the session's watchers are told of such tabs.
+/// Waits until the session's watchers are told of this.
+async fn until_told(screen: &mut Screen, kind: &str) {
+    loop {
+        if let Came::Said(message) = screen.next().await
+            && message["type"] == kind
+        {
+            return;
+        }
+    }
+}
+
+/// Waits until they are told of such tabs.
 async fn until_tabs(screen: &mut Screen, so: impl Fn(&Value) -> bool) {
     loop {
         if let Came::Said(message) = screen.next().await
@@ -430,6 +442,7 @@ async fn a_stuck_page_takes_no_input_and_holds_nobody() {
     session.navigate(&site.url("/")).await.ok();
     let first = session.state().await.ok()["tabs"][0]["id"].clone();
     let mut person = Screen::open(&session, json!({})).await;
+    person.take().await;
     person.ask("subscribe", json!({})).await;
     let busy = site.url("/busy");
     person.act(json!({ "kind": "new_tab", "url": busy })).await;
@@ -444,9 +457,9 @@ async fn a_stuck_page_takes_no_input_and_holds_nobody() {
         .await;
     until_tabs(&mut person, |tabs| tabs[0]["active"] == true).await;
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    let (x, y) = middle(&session, "#count").await;
+    let (x, y) = middle(&mut person, "#count").await;
     let clicked = "document.querySelector('#total').value";
     person.click(x, y).await;
-    becomes(&session, clicked, "1".into()).await;
+    becomes(&mut person, clicked, "1".into()).await;
     world.stop().await;
 }

@@ -10,6 +10,7 @@ mod certificates;
 mod churn;
 mod clocks;
 mod commands;
+mod control;
 mod databases;
 mod dialogs;
 mod ec2;

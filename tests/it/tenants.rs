@@ -149,6 +149,45 @@ fn table() -> Vec<Route> {
             theirs,
         ),
         route("GET", "/api/sessions/{session}/commands", None, theirs),
+        route("GET", "/api/sessions/{session}/control", None, theirs),
+        route(
+            "POST",
+            "/api/sessions/{session}/control",
+            Some(json!({ "action": "take" })),
+            theirs,
+        ),
+        route("GET", "/api/sessions/{session}/handoff", None, theirs),
+        route(
+            "POST",
+            "/api/sessions/{session}/handoff",
+            Some(json!({ "reason": "none" })),
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/sessions/{session}/handoff/answer",
+            Some(json!({ "outcome": "completed" })),
+            theirs,
+        ),
+        route("GET", "/api/sessions/{session}/shares", None, theirs),
+        route(
+            "POST",
+            "/api/sessions/{session}/shares",
+            Some(json!({ "right": "view" })),
+            theirs,
+        ),
+        route(
+            "DELETE",
+            "/api/sessions/{session}/shares/{share}",
+            None,
+            theirs,
+        ),
+        route(
+            "POST",
+            "/api/shares/redeem",
+            Some(json!({ "token": "share_x" })),
+            [404, 404, 404],
+        ),
         route("GET", "/api/queue/{session}", None, theirs),
         route("GET", "/api/ec2/instances", None, [401, 200, 200]),
         // Of the kind that the pool has not, so that none is made.
@@ -373,6 +412,8 @@ async fn another_users_things_do_not_exist() {
     let session = alice.open(json!({})).await;
     let key = json!({ "name": "k", "scopes": ["sessions:read"] });
     let key = alice.post("/api/keys", key).await.ok()["id"].clone();
+    let shares = format!("/api/sessions/{}/shares", session.id);
+    let share = alice.post(&shares, json!({ "right": "drive" })).await.ok()["id"].clone();
     let login = alice.get("/api/auth/sessions").await.ok()["data"][0]["id"].clone();
     let alices = alice.get("/api/users/me").await.ok()["id"].clone();
     let instance = alice.post("/api/ec2/instances", json!({})).await.ok()["id"].clone();
@@ -390,6 +431,7 @@ async fn another_users_things_do_not_exist() {
         };
         path.replace("{session}", id)
             .replace("{key}", &other(&key, "key_"))
+            .replace("{share}", &other(&share, "shr_"))
             .replace("{instance}", &other(&instance, "ins_"))
             .replace("{login}", &other(&login, "lgn_"))
             .replace("{identity}", &unknown.replace("ses_", "idt_"))

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use browserfleet_control_plane::domain::audit::{Action, Event};
-use browserfleet_control_plane::domain::session::{Browser, Dialogs, Session, SessionSpec, Status};
+use browserfleet_control_plane::domain::control::Control;
+use browserfleet_control_plane::domain::session::{
+    Browser, Dialogs, Session, SessionSpec, Status, WhileControlled,
+};
 use browserfleet_control_plane::domain::time::Timestamp;
 use browserfleet_control_plane::domain::user::Role;
 use browserfleet_control_plane::store::Store;
@@ -66,6 +69,7 @@ pub fn session_of(user: UserId) -> Session {
             timezone: String::new(),
             dialogs: Dialogs::default(),
             command_timeout_ms: 30_000,
+            while_controlled: WhileControlled::default(),
         },
         timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
@@ -77,5 +81,6 @@ pub fn session_of(user: UserId) -> Session {
         current_url: None,
         current_title: None,
         ending_reason: None,
+        control: Control::default(),
     }
 }

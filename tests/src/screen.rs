@@ -90,6 +90,31 @@ impl Screen {
         id
     }
 
+    /// Takes control: what is done on this socket counts from now on.
+    ///
+    /// # Panics
+    /// Where somebody else has it.
+    pub async fn take(&mut self) {
+        let answer = self.ask("control", json!({ "action": "take" })).await;
+        assert_eq!(answer["type"], "controlled", "{answer}");
+    }
+
+    /// Runs a command as whoever drives, and gives what REST would answer.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub async fn command(&mut self, kind: &str, payload: Value) -> Value {
+        let mut answer = self.ask(kind, payload).await;
+        assert_eq!(answer["type"], "reply", "{answer}");
+        answer["payload"].take()
+    }
+
+    /// The value of an expression in the page.
+    pub async fn value(&mut self, expression: &str) -> Value {
+        let payload = json!({ "expression": expression });
+        self.command("execute", payload).await["value"].take()
+    }
+
     /// Does something.
     pub async fn act(&mut self, input: Value) {
         self.say("input", input).await;
