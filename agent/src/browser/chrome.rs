@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use headless_chrome::protocol::cdp::{Browser as BrowserDomain, Page as PageDomain, Runtime};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::actions::{self, evaluation};
@@ -26,6 +27,7 @@ use super::page::Page;
 use super::process::Process;
 use super::running::Running;
 use super::tabs::Tabs;
+use super::titles;
 use super::{Browser, EndReason, Notice, Performed, Told};
 use crate::tasks;
 
@@ -49,7 +51,9 @@ pub(super) struct Chrome {
     suspect: bool,
     kill: mpsc::Sender<EndReason>,
     notices: Option<mpsc::Receiver<Notice>>,
-    watched: tokio::task::JoinHandle<Option<()>>,
+    watched: JoinHandle<Option<()>>,
+    /// Follows the tabs' titles while somebody watches.
+    titles: Option<JoinHandle<Option<()>>>,
 }
 
 impl Chrome {
@@ -79,6 +83,7 @@ impl Chrome {
             suspect: false,
             kill,
             notices: Some(notices),
+            titles: None,
         })
     }
 
@@ -253,6 +258,11 @@ impl Browser for Chrome {
 
     fn watch_pages(&mut self, watched: bool) {
         self.running.watch_pages(watched);
+        if let Some(titles) = self.titles.take() {
+            titles.abort();
+        }
+        self.titles =
+            watched.then(|| tasks::spawn("tabs' titles", titles::follow(self.running.stage())));
     }
 
     fn live(&self) -> Arc<dyn Live> {

@@ -20,6 +20,7 @@ pub mod scripted;
 mod setup;
 mod strays;
 mod tabs;
+mod titles;
 pub mod user;
 
 use std::fmt;

@@ -206,7 +206,9 @@ impl Running {
 
     /// A command has read this of the active tab.
     pub(super) fn seen(&self, url: &str, title: &str) {
-        self.tabs.send_if_modified(|tabs| tabs.seen(url, title));
+        if self.tabs.send_if_modified(|tabs| tabs.seen(url, title)) {
+            self.events.compare(&self.tabs.borrow());
+        }
     }
 
     /// Opens a fresh tab in place of one that cannot be used any more.

@@ -299,7 +299,8 @@ impl Tabs {
         })
     }
 
-    fn told(&mut self, info: Target::TargetInfo) -> Option<Vec<Reaction>> {
+    /// What Chrome says of a tab; `None`: nothing new.
+    pub(super) fn told(&mut self, info: Target::TargetInfo) -> Option<Vec<Reaction>> {
         let tab = self
             .tabs
             .iter_mut()
