@@ -119,7 +119,8 @@ impl Page {
             .wait_for(|tabs| tabs.of_session(&self.session).is_none_or(|tab| tab.crashed))
             .await;
         match lost {
-            Ok(tabs) if tabs.of_session(&self.session).is_some() => CallError::Crashed,
+            // Its tab may have been closed: the browser lives.
+            Ok(tabs) if !tabs.is_closed() => CallError::Crashed,
             _ => CallError::Closed,
         }
     }

@@ -71,7 +71,10 @@ pub(super) fn rejection(error: CallError) -> Rejection {
     match error {
         CallError::Deadline => Rejection::new(Code::CommandTimeout, "the deadline passed"),
         CallError::Closed => Rejection::new(Code::BrowserCrashed, "the browser or its tab is gone"),
-        CallError::Crashed => Rejection::new(Code::PageCrashed, "the page's process crashed"),
+        CallError::Crashed => Rejection::new(
+            Code::PageCrashed,
+            "the page's process crashed, or its tab was closed",
+        ),
         CallError::Protocol { message, .. } => Rejection::new(Code::BrowserError, message),
     }
 }
