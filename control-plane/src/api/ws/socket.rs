@@ -42,6 +42,9 @@ const COMMANDS_MAX: usize = 64;
 const WATCHED_MAX: usize = 100;
 /// Sessions that one socket sees at once: a wall of them.
 const SEEN_MAX: usize = 32;
+/// How long a peer may go on that was told to close. What is unread when a connection ends
+/// makes the peer's system throw away what it was told.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// Messages a second: twice what a client can send that waits for each answer.
 const MESSAGES_A_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not zero");
 /// Pings a second, and how many at once: one is enough.
@@ -182,6 +185,11 @@ impl Socket {
             .is_err()
         {
             writing.abort();
+            return;
+        }
+        let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+        if tokio::time::timeout(CLOSES_WITHIN, rest).await.is_err() {
+            tracing::debug!("a socket's peer goes on after it was told to close");
         }
     }
 
