@@ -77,6 +77,8 @@ struct Kept {
     /// The number of the agent's last event.
     heard: Option<u64>,
     tabs: Option<Value>,
+    /// The dialog that waits for an answer.
+    dialog: Option<Value>,
     /// What followers get once they have everything.
     closed: Option<Followed>,
 }
@@ -96,6 +98,7 @@ impl Log {
                 last,
                 heard: None,
                 tabs: None,
+                dialog: None,
                 closed: None,
             }),
             newest: watch::Sender::new(last),
@@ -114,6 +117,17 @@ impl Log {
             && let Some(tabs) = payload.get("tabs")
         {
             kept.tabs = Some(tabs.clone());
+            let there = |it: &Value| {
+                tabs.as_array()
+                    .is_some_and(|all| all.iter().any(|tab| tab["id"] == it["tab_id"]))
+            };
+            kept.dialog.take_if(|it| !there(it));
+        }
+        match kind {
+            "dialog.opened" if payload["waits"] == true => kept.dialog = Some(payload.clone()),
+            // What was lost may have been its end.
+            "dialog.closed" | "lost" => kept.dialog = None,
+            _ => {}
         }
         kept.last += 1;
         let message = Message {
@@ -181,6 +195,11 @@ impl Log {
     /// The tabs, as the agent last told them.
     pub fn tabs(&self) -> Option<Value> {
         self.kept().tabs.clone()
+    }
+
+    /// The dialog that waits for an answer, as the agent told it.
+    pub fn dialog(&self) -> Option<Value> {
+        self.kept().dialog.clone()
     }
 
     /// Follows what happens after this number; `None`: from now on.

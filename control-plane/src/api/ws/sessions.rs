@@ -22,6 +22,7 @@ pub(super) fn standing(session: &OwnedSession, control: &Control) -> Value {
                 "tabs": held.events.tabs(),
                 "control": ControlView::from(control),
                 "handoff": handoff,
+                "dialog": held.events.dialog(),
             })
         }
         OwnedSession::Row(row) => json!({
