@@ -166,6 +166,15 @@ pub fn plan(
         plan.held_back = Some("maximum");
     }
     let booting = size(count(&Instance::is_booting));
+    // A pool that misses nothing would never see the new making: one more is launched.
+    let begun = plan.launch + plan.park > 0 || !plan.wake.is_empty() || booting > 0;
+    let is_full = missing == 0 && ready <= warm + demand.waiting;
+    let probes = is_full && !begun && is_outdated(rows, target, launches);
+    if probes && room > 0 {
+        plan.launch = 1;
+    } else if probes {
+        plan.held_back = Some("maximum");
+    }
     hold_back(&mut plan, booting, launches, now);
     if plan.launch + plan.park > 1 && !launches.generation_proven && ready > 0 {
         // One of a new making first, as long as there are others to live on.
@@ -367,12 +376,21 @@ fn retire_surplus(
     }
 }
 
+/// Whether one of an older making is kept ready, and none of the new making was ever
+/// seen to work.
+fn is_outdated(rows: &[Instance], target: &Target, launches: &Launches) -> bool {
+    let kept = |it: &Instance| is_free(it) && it.generation < target.generation;
+    !launches.generation_proven && rows.iter().any(kept)
+}
+
+/// Whether it is nobody's, and could be somebody's at once or after a start.
+fn is_free(row: &Instance) -> bool {
+    (row.takes_work() && row.assigned_to.is_none()) || row.is_parked_at(Stage::Stopped)
+}
+
 /// Lets one instance of an older making, or one that is old itself, go at a time,
 /// once there is another of the new making to take its place.
 fn renew(plan: &mut Plan, rows: &[Instance], target: &Target, launches: &Launches, now: Timestamp) {
-    let free = |it: &&Instance| {
-        (it.takes_work() && it.assigned_to.is_none()) || it.is_parked_at(Stage::Stopped)
-    };
     let under_way = rows
         .iter()
         .any(|it| it.status == Status::Stopping || it.is_booting());
@@ -380,7 +398,7 @@ fn renew(plan: &mut Plan, rows: &[Instance], target: &Target, launches: &Launche
     if under_way || begun || !plan.retire.is_empty() || !launches.generation_proven {
         return;
     }
-    let stale = rows.iter().filter(free).find_map(|it| {
+    let stale = rows.iter().filter(|it| is_free(it)).find_map(|it| {
         let too_old = it.created_at.plus(AGE_MAX);
         if it.generation < target.generation {
             Some((it.id, "generation"))
@@ -554,6 +572,62 @@ mod tests {
         let wanted = Target { warm: 4, ..wanted };
         let plan = first(&rows, &wanted, &demand(0), &fine());
         assert_eq!(plan.retire, [(rows[0].id, "generation")]);
+    }
+
+    #[test]
+    fn a_pool_that_misses_nothing_tries_a_new_making_with_one_more() {
+        let rows: Vec<Instance> = (0..4).map(|_| Instance::ready(NOW)).collect();
+        let wanted = Target {
+            generation: 2,
+            ..target(4, 5)
+        };
+        let unproven = Launches::default();
+        let now = first(&rows, &wanted, &demand(0), &unproven);
+        assert_eq!((now.launch, now.retire.len(), now.held_back), (1, 0, None));
+        // One, and none of the others goes before it is ready.
+        let mut tried = rows.clone();
+        tried.push(Instance::fresh(NOW));
+        let now = first(&tried, &wanted, &demand(0), &unproven);
+        assert_eq!((now.launch, now.retire.len()), (0, 0));
+        // Where it fails time after time it is tried as any other is.
+        let failing = Launches {
+            failures_in_a_row: 3,
+            failed_at: Some(NOW),
+            ..unproven
+        };
+        let now = first(&rows, &wanted, &demand(0), &failing);
+        assert_eq!((now.launch, now.held_back), (0, Some("launches_fail")));
+        // Where there is no room for one more the operator is told.
+        let tight = Target { max: 4, ..wanted };
+        let now = first(&rows, &tight, &demand(0), &unproven);
+        assert_eq!((now.launch, now.held_back), (0, Some("maximum")));
+    }
+
+    #[test]
+    fn nobody_pays_for_a_trial_where_none_of_the_old_making_is_kept() {
+        let wanted = Target {
+            generation: 2,
+            ..target(1, 9)
+        };
+        let unproven = Launches::default();
+        let mut held = Instance::ready(NOW);
+        held.assigned_to = Some(UserId::new());
+        let new = Instance {
+            generation: 2,
+            ..Instance::ready(NOW)
+        };
+        let rows = [held, new];
+        assert_eq!(first(&rows, &wanted, &demand(0), &unproven).launch, 0);
+        // One that is too much goes, and need not be replaced.
+        let too_much = [Instance::ready(NOW), Instance::ready(NOW)];
+        assert_eq!(first(&too_much, &wanted, &demand(0), &unproven).launch, 0);
+        // A stopped one is kept, too.
+        let stopped = Target {
+            stopped: 1,
+            ..Target { warm: 0, ..wanted }
+        };
+        let parked = [Instance::parked(Stage::Stopped, NOW)];
+        assert_eq!(first(&parked, &stopped, &demand(0), &unproven).launch, 1);
     }
 
     #[test]
