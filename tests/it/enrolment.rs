@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use browserfleet_proto::agent::v1::Certificate;
 use browserfleet_tests::eventually;
 use browserfleet_tests::postgres::Postgres;
-use browserfleet_tests::scripted_agent::{Invitation, Machines, new_key};
+use browserfleet_tests::scripted_agent::{Invitation, Machines, ScriptedAgent, new_key};
 use browserfleet_tests::world::{Plan, World};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -192,6 +192,36 @@ async fn the_key_that_a_token_was_used_with_may_ask_again_and_no_other() {
         assert_refused(&late);
         door.change("update instances set status = 'provisioning'");
     }
+    door.world.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_instance_was_deleted_comes_back_as_another_and_only_if_invited() {
+    let mut door = Door::open(1).await;
+    let invited = door.kit.invitation().await.unwrap();
+    let (key, request) = new_key().unwrap();
+    let first = invited.join(&invited.token, &request).await.unwrap();
+    let administrator = door.world.administrator().await;
+    let path = format!("/api/ec2/instances/{}", first.instance_id);
+    administrator.delete(&path).await.ok();
+    // What it was told is of no use any more, not even with the key that it used.
+    let refused = invited.join(&invited.token, &request).await.unwrap_err();
+    assert_refused(&refused);
+    let before = ScriptedAgent::told(&key, &first, invited.address.clone()).unwrap();
+    before.link().await.unwrap_err();
+    // Whoever invites it again has forgotten it: it is an instance like any other.
+    let invited = door.kit.invitation().await.unwrap();
+    let second = invited.join(&invited.token, &request).await.unwrap();
+    assert_ours(&second);
+    assert_ne!(second.instance_id, first.instance_id);
+    let again = ScriptedAgent::told(&key, &second, invited.address.clone()).unwrap();
+    let _link = again.link().await.unwrap();
+    let status = format!("/api/ec2/instances/{}/status", second.instance_id);
+    eventually("it runs", PATIENCE, || async {
+        administrator.get(&status).await.ok()["status"] == "running"
+    })
+    .await;
+    before.link().await.unwrap_err();
     door.world.stop().await;
 }
 

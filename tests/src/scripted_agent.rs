@@ -333,7 +333,11 @@ impl ScriptedAgent {
         })
     }
 
-    fn told(key: &KeyPair, told: &Certificate, address: String) -> anyhow::Result<Self> {
+    /// Who has this key and was told this for it, by the control plane at this address.
+    ///
+    /// # Errors
+    /// Where the certificate is none.
+    pub fn told(key: &KeyPair, told: &Certificate, address: String) -> anyhow::Result<Self> {
         let authorities: String = told.authorities.iter().map(|it| pem_of(it)).collect();
         let identity = Identity::from_pem(pem_of(&told.certificate), key.serialize_pem());
         Ok(Self {
