@@ -8,6 +8,31 @@ use browserfleet_tests::site::Site;
 use browserfleet_tests::world::{PASSWORD, Plan, World};
 use reqwest::Method;
 use serde_json::json;
+use tempfile::TempDir;
+
+use super::replicas::with_keys_in;
+
+/// What a database had before there were logins, an audit and a pool.
+const OLD: [(&str, &str); 3] = [
+    (
+        "accounts",
+        include_str!("../../migrations/0001_accounts.sql"),
+    ),
+    (
+        "instances",
+        include_str!("../../migrations/0002_instances.sql"),
+    ),
+    (
+        "sessions",
+        include_str!("../../migrations/0003_sessions.sql"),
+    ),
+];
+/// The instance of an old database, and its session: both were over long ago.
+const OLD_INSTANCE: &str = "ins_01890a5dac96774bbcceb302099a8057";
+/// See [`OLD_INSTANCE`].
+const OLD_SESSION: &str = "ses_01890a5dac96774bbcceb302099a8058";
+/// How long two control planes may take to put an old database in order.
+const IN_ORDER: Duration = Duration::from_secs(60);
 
 async fn main_job(mut world: World) {
     let site = Site::start().await.unwrap();
@@ -84,6 +109,98 @@ async fn a_newer_database_is_refused_in_one_line() {
     let said = refused.err().map(|it| it.to_string()).unwrap_or_default();
     assert!(said.contains("newer"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// Makes a database as the first version left it, with a session that nobody ended on
+/// an instance whose machine is gone.
+fn fill_as_of_old(postgres: &Postgres) {
+    let run = |statement: &str| postgres.query("fleet", statement).unwrap();
+    run(
+        "create table _sqlx_migrations (version bigint primary key, description text not null, \
+         installed_on timestamptz not null default now(), success boolean not null, \
+         checksum bytea not null, execution_time bigint not null)",
+    );
+    for (number, (name, sql)) in (1..).zip(OLD) {
+        run(sql);
+        run(&format!(
+            "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+             values ({number}, '{name}', true, sha384(convert_to($sql${sql}$sql$, 'UTF8')), 1)"
+        ));
+    }
+    let user = "usr_01890a5dac96774bbcceb302099a8056";
+    let spec = json!({
+        "browser": "shell", "width": 1280, "height": 720, "scale": 1.0, "user_agent": "",
+        "locale": "", "timezone": "", "dialogs": "dismiss", "command_timeout_ms": 30_000,
+    });
+    run(&format!(
+        "insert into users (id, email, password_hash, role, settings, created_at, updated_at) \
+         values ('{user}', 'ada@example.com', '', 'user', '{{}}', 1, 1)"
+    ));
+    run(&format!(
+        "insert into instances (id, provider, reference, status, assigned_to_user_id, epoch, \
+         sessions_max, certificate_serial, created_at, last_activity_at) \
+         values ('{OLD_INSTANCE}', 'local', '{OLD_INSTANCE}', 'running', '{user}', 1, 1, 'ab', 1, 1)"
+    ));
+    run(&format!(
+        "insert into sessions (id, user_id, instance_id, epoch, status_rank, metadata, spec, \
+         timeout_us, idle_timeout_us, created_at, started_at, expires_at, last_activity_at) \
+         values ('{OLD_SESSION}', '{user}', '{OLD_INSTANCE}', 1, 2, '{{}}', '{spec}', \
+         60000000, 60000000, 1, 1, 60000001, 1)"
+    ));
+}
+
+/// Two control planes start at once on what is there: they migrate it once, one of them
+/// leads, and what is done is done once.
+async fn two_start_at_once(postgres: &Postgres, url: &str, ended: usize) {
+    let keys = TempDir::new().unwrap();
+    let plan = Plan::default()
+        .with("DATABASE_URL", url)
+        .with("POOL_WARM", 1)
+        .with("POOL_MAX", 4);
+    let plan = with_keys_in(keys.path(), plan);
+    let (one, other) = tokio::join!(plan.clone().start(), plan.start());
+    let worlds = [one.unwrap(), other.unwrap()];
+    let ask = |statement: &str| postgres.query("fleet", statement).unwrap();
+    let migrated = "select count(*) = max(version) and bool_and(success) from _sqlx_migrations";
+    assert_eq!(ask(migrated), "t");
+    let warm = format!(
+        "select count(*) from instances where status = 'running' and id <> '{OLD_INSTANCE}'"
+    );
+    eventually("one is warm", IN_ORDER, || async { ask(&warm) == "1" }).await;
+    let told = |words: &[&str]| {
+        let logs = worlds.each_ref().map(World::log);
+        let lines = logs.iter().flat_map(|it| it.lines());
+        lines
+            .filter(|line| words.iter().all(|it| line.contains(it)))
+            .count()
+    };
+    let session_ends = ["session ended", OLD_SESSION];
+    eventually("what was over has ended", IN_ORDER, || async {
+        told(&session_ends) >= ended
+    })
+    .await;
+    assert_eq!(told(&session_ends), ended);
+    let open = "select count(*) from sessions where status_rank < 4";
+    assert_eq!(ask(open), "0");
+    assert_eq!(told(&["this replica leads the pool"]), 1);
+    assert_eq!(told(&["instance wanted"]), 1);
+    assert_eq!(told(&["instance terminated", OLD_INSTANCE]), ended);
+    let processes: usize = worlds.iter().map(|it| it.agents().len()).sum();
+    assert_eq!(processes, 1);
+    for world in worlds {
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn two_control_planes_start_at_once_on_an_empty_and_on_an_old_database() {
+    let postgres = Postgres::start().unwrap();
+    let url = postgres.database("fleet").unwrap();
+    two_start_at_once(&postgres, &url, 0).await;
+    let postgres = Postgres::start().unwrap();
+    let url = postgres.database("fleet").unwrap();
+    fill_as_of_old(&postgres);
+    two_start_at_once(&postgres, &url, 1).await;
 }
 
 #[tokio::test]

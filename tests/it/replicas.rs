@@ -1,5 +1,6 @@
 //! Two control planes over one Postgres: what one decides, the other knows.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use browserfleet_tests::eventually;
@@ -24,20 +25,9 @@ async fn pair() -> Pair {
 
 /// Two control planes of this plan over one database.
 pub async fn pair_of(plan: Plan) -> Pair {
-    use std::os::unix::fs::PermissionsExt;
     let (postgres, keys) = (Postgres::start().unwrap(), TempDir::new().unwrap());
-    let mut files = Vec::new();
-    for name in ["signing", "sealing"] {
-        let file = keys.path().join(name);
-        let key: [u8; 32] = rand::random();
-        std::fs::write(&file, key).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        files.push(file.display().to_string());
-    }
-    let plan = plan
-        .with("DATABASE_URL", postgres.database("fleet").unwrap())
-        .with("SIGNING_KEYS", &files[0])
-        .with("SEALING_KEY", &files[1]);
+    let plan = plan.with("DATABASE_URL", postgres.database("fleet").unwrap());
+    let plan = with_keys_in(keys.path(), plan);
     let one = plan.clone().start().await.unwrap();
     let other = plan.start().await.unwrap();
     Pair {
@@ -45,6 +35,19 @@ pub async fn pair_of(plan: Plan) -> Pair {
         postgres,
         _keys: keys,
     }
+}
+
+/// The plan with keys that replicas have in common, which are made in this folder.
+pub fn with_keys_in(folder: &Path, mut plan: Plan) -> Plan {
+    use std::os::unix::fs::PermissionsExt;
+    for (setting, name) in [("SIGNING_KEYS", "signing"), ("SEALING_KEY", "sealing")] {
+        let file = folder.join(name);
+        let key: [u8; 32] = rand::random();
+        std::fs::write(&file, key).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        plan = plan.with(setting, file.display());
+    }
+    plan
 }
 
 #[tokio::test]
