@@ -338,6 +338,9 @@ fn table() -> Vec<Route> {
         route("GET", "/accept-invitation", None, [200, 200, 200]),
         route("GET", "/account.js", None, [200, 200, 200]),
         route("GET", "/account.css", None, [200, 200, 200]),
+        // Its script asks whether there is such a session.
+        route("GET", "/live/{session}", None, [200, 200, 200]),
+        route("GET", "/pages/{file}", None, [200, 200, 200]),
         route("GET", "/healthz", None, [200, 200, 200]),
         route("GET", "/readyz", None, [200, 200, 200]),
         route("GET", "/openapi.json", None, [200, 200, 200]),
@@ -436,6 +439,7 @@ async fn another_users_things_do_not_exist() {
             .replace("{login}", &other(&login, "lgn_"))
             .replace("{identity}", &unknown.replace("ses_", "idt_"))
             .replace("{provider}", "nobody")
+            .replace("{file}", "live.js")
             .replace("{user}", alices.as_str().unwrap_or_default())
     };
     let mut table = table();

@@ -215,6 +215,8 @@ pub fn router(api: Api) -> Router {
         .route("/accept-invitation", get(pages::account))
         .route("/account.js", get(pages::script))
         .route("/account.css", get(pages::style))
+        .route("/live/{session}", get(pages::live))
+        .route("/pages/{file}", get(pages::live_file))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::document))
