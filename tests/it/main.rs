@@ -23,6 +23,7 @@ mod hostile_pages;
 mod layers;
 mod link_faults;
 mod live;
+mod live_page;
 mod mail;
 mod many_agents;
 mod metrics;

@@ -148,6 +148,19 @@ impl Screen {
         self.act(key("keyUp", "")).await;
     }
 
+    /// Presses and releases a key that writes nothing, with CDP's modifiers.
+    pub async fn stroke(&mut self, name: &str, code: &str, number: u32, modifiers: u32) {
+        let text = if name == "Enter" { "\r" } else { "" };
+        let key = |what: &str, text: &str| {
+            json!({
+                "kind": "key", "type": what, "key": name, "code": code, "text": text,
+                "windowsVirtualKeyCode": number, "modifiers": modifiers,
+            })
+        };
+        self.act(key("keyDown", text)).await;
+        self.act(key("keyUp", "")).await;
+    }
+
     /// What comes next.
     ///
     /// # Panics
