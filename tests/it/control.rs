@@ -388,7 +388,8 @@ async fn a_share_opens_one_session_and_ends_when_its_owner_wants() {
 
 #[tokio::test]
 async fn a_person_still_drives_after_a_power_cut() {
-    let mut world = World::new().await.unwrap();
+    // No other agent is being started when the power goes.
+    let mut world = Plan::default().with("POOL_MAX", 1).start().await.unwrap();
     let session = world.user("alice").await.open(json!({})).await;
     let control = take(&session).await;
     let asked = json!({ "reason": "stay", "timeout_ms": 600_000 });

@@ -157,11 +157,12 @@ impl Fleet {
     }
 
     /// Writes down which agents were heard here, for the other replicas, and cuts the
-    /// links of those whose instances another replica ended.
+    /// links of those whose instances another replica ended. How many of these were over
+    /// altogether.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn write_presence(&self) -> Result<(), Error> {
+    pub async fn write_presence(&self) -> Result<u32, Error> {
         let news = self.presence.news();
         if !news.is_empty() {
             self.store.note_seen(&news).await?;
@@ -169,13 +170,15 @@ impl Fleet {
         let rows = self.store.instances().await?;
         let wanted = |it: &&Instance| matches!(it.status, Status::Provisioning | Status::Running);
         let known: HashSet<InstanceId> = rows.iter().filter(wanted).map(|it| it.id).collect();
+        let mut strange = 0;
         for over in self.presence.all() {
             if !known.contains(&over) {
                 self.relay.cut(over);
+                strange += u32::from(rows.iter().all(|it| it.id != over));
             }
         }
         self.presence.keep_only(|it| known.contains(&it));
-        Ok(())
+        Ok(strange)
     }
 
     /// What is wrong with an instance, as far as is known here.

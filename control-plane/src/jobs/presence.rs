@@ -12,6 +12,8 @@ use crate::domain::time::Timestamp;
 use crate::error::Error;
 use crate::store::instances::before;
 use crate::tasks::Tasks;
+use crate::telemetry::labels::Orphan;
+use crate::telemetry::metrics;
 
 /// An agent that was heard is in the rows at most this late: well before anybody
 /// calls it offline.
@@ -38,7 +40,8 @@ pub(super) async fn run(jobs: Jobs, tasks: Tasks) {
 }
 
 async fn round(jobs: &Jobs, since: Timestamp) -> Result<(), Error> {
-    jobs.fleet.write_presence().await?;
+    let strange = jobs.fleet.write_presence().await?;
+    metrics::orphaned(Orphan::Link, strange);
     if jobs.store.is_shared() {
         Arc::clone(&jobs.sessions).follow_replicas(since).await?;
     }

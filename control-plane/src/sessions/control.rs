@@ -34,7 +34,7 @@ const HOLD_MAX: Duration = Duration::from_secs(60 * 60);
 const HOLD_DEFAULT: Duration = Duration::from_secs(60);
 /// How often a row is read again that others wrote meanwhile: each time, one of them
 /// was done.
-const TRIES_MAX: usize = 16;
+const TRIES_MAX: usize = 32;
 /// How much later than its end a row is settled: the database's clock is read to the
 /// millisecond, and is another one.
 const SETTLE_SLACK: Duration = Duration::from_millis(20);
@@ -225,7 +225,7 @@ impl Sessions {
                 let words = "it was cancelled before it was sent";
                 Err(Error::Rejected(Rejection::new(Code::Cancelled, words)))
             }
-            _ = phase.wait_for(|it| *it != Phase::Live) => {
+            _ = phase.wait_for(|it| matches!(it, Phase::Ended { .. })) => {
                 let session = OwnedSession::Held(Arc::clone(held));
                 Err(session.held().err().unwrap_or(Error::NotSent))
             }
