@@ -8,6 +8,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use browserfleet_proto::frame::{Cursor, Format};
@@ -153,6 +154,7 @@ struct View {
 
 impl View {
     fn new(stage: Stage, ends: Ends) -> Self {
+        let before = stage.screen.number.load(Ordering::Relaxed).max(ends.after);
         Self {
             tabs: stage.tabs.subscribe(),
             hands: Hands::new(stage.clone()),
@@ -161,8 +163,8 @@ impl View {
             shown: ends.shown,
             wish: None,
             cast: None,
-            number: ends.after,
-            taken: ends.after,
+            number: before,
+            taken: before,
         }
     }
 
@@ -199,6 +201,7 @@ impl View {
                     Some(room) => {
                         if let Some(shot) = self.cast.as_mut().and_then(Cast::give) {
                             self.number += 1;
+                            self.stage.screen.number.store(self.number, Ordering::Relaxed);
                             room.send(Shown::Picture(picture(shot, self.number)));
                         }
                     }

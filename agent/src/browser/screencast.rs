@@ -5,6 +5,7 @@
 //! meanwhile is left without its last picture, so the cast is begun anew, which gives
 //! one; pictures come out of order; and a tab that is being set up gives none at first.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,12 @@ const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the reader of the pipe leaves pictures.
 #[derive(Debug, Default)]
-pub(super) struct Screen(Mutex<Option<Sink>>);
+pub(super) struct Screen {
+    sink: Mutex<Option<Sink>>,
+    /// Of the last picture that was shown: they grow for as long as the browser lives,
+    /// whichever control plane asks.
+    pub(super) number: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Sink {
@@ -82,7 +88,7 @@ impl Screen {
         if event.method != "Page.screencastFrame" {
             return;
         }
-        let sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sink) = sink
             .as_ref()
             .filter(|it| Some(it.session.as_str()) == event.session)
@@ -112,7 +118,7 @@ impl Screen {
 
     fn aim(&self, session: &str) -> mpsc::Receiver<Shot> {
         let (shots, taken) = mpsc::channel(SHOTS_MAX);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Sink {
+        *self.sink.lock().unwrap_or_else(PoisonError::into_inner) = Some(Sink {
             session: session.to_owned(),
             shots,
         });
