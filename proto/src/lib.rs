@@ -32,6 +32,9 @@ pub mod agent {
 
 /// What a browser can be asked, and the API for internal services.
 pub mod browser {
+    /// The files of the API for internal services, for reflection.
+    pub const FILES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/browser.bin"));
+
     /// Version 1.
     #[expect(
         missing_docs,

@@ -266,7 +266,7 @@ fn execute_to_wire(it: &Execute) -> v1::Execute {
     v1::Execute {
         source: Some(source),
         arguments_json,
-        await_promise: it.await_promise,
+        await_promise: Some(it.await_promise),
     }
 }
 
@@ -280,7 +280,7 @@ fn execute_from_wire(it: v1::Execute) -> Result<Execute, Malformed> {
     };
     Ok(Execute {
         script,
-        await_promise: it.await_promise,
+        await_promise: it.await_promise.unwrap_or(true),
     })
 }
 
