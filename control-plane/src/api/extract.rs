@@ -29,18 +29,26 @@ pub async fn authenticate(
     next: Next,
 ) -> Result<Response, Error> {
     let (mut parts, body) = request.into_parts();
-    let user = caller_of(&api, &parts)
-        .await?
-        .ok_or(Error::Unauthenticated)?;
+    admit(&api, &mut parts).await?;
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+/// Says who calls, as an extension of the request, where they may.
+///
+/// # Errors
+/// Where they may not, or nobody knows who they are.
+pub(super) async fn admit(api: &Api, parts: &mut Parts) -> Result<(), Error> {
+    let user = caller_of(api, parts).await?;
+    let user = user.ok_or(Error::Unauthenticated)?;
     tracing::Span::current().record("user.id", tracing::field::display(user.id));
     if let Err(refusal) = policy::permit(&user, &parts.method, parts.uri.path()) {
-        let client = Client::from_request_parts(&mut parts, &()).await?;
+        let client = Client::from_request_parts(parts, &()).await?;
         let what = format!("{} {}", parts.method, refusal.code());
         api.accounts.denied(&user, &what, &client).await?;
         return Err(refusal);
     }
     parts.extensions.insert(Caller(user));
-    Ok(next.run(Request::from_parts(parts, body)).await)
+    Ok(())
 }
 
 /// Who calls, if anybody says so: by the header, else by the cookie.

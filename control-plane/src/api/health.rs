@@ -1,28 +1,31 @@
 //! `/healthz`: the process runs. `/readyz`: it takes requests.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::Api;
 
 /// Whether requests are taken: from the end of the start to the first signal.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
     /// Says whether requests are taken.
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+        self.0.send_replace(ready);
     }
 
     fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        *self.0.borrow()
+    }
+
+    /// Follows it.
+    pub(super) fn follow(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
     }
 }
 

@@ -32,6 +32,7 @@ mod queue;
 mod sessions;
 mod shares;
 mod tickets;
+mod under_way;
 mod users;
 
 use std::sync::Arc;
@@ -226,6 +227,7 @@ pub fn router(api: Api) -> Router {
     let hsts = HeaderValue::from_static(HSTS);
     known
         .merge(open)
+        .merge(grpc::services(&api))
         .method_not_allowed_fallback(|| async { Error::MethodNotAllowed })
         .fallback(|| async { Error::NotFound("address") })
         .layer(origin::protection(&front.allowed_origins))

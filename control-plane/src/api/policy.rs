@@ -8,6 +8,10 @@ use crate::domain::key::Scope;
 use crate::domain::user::Role;
 use crate::error::Error;
 
+/// Where the API for services is, and which of its calls only read.
+pub(super) const BROWSER_SERVICE: &str = "/browserfleet.browser.v1.BrowserService/";
+const READING_CALLS: [&str; 4] = ["GetSession", "ListSessions", "WatchEvents", "WatchFrames"];
+
 /// Where a second factor is enrolled, which goes before everything else where an
 /// administrator requires one.
 const ENROLMENT: &str = "/api/users/me/second-factor";
@@ -36,6 +40,12 @@ pub fn permit(user: &CurrentUser, method: &Method, path: &str) -> Result<(), Err
         .any(within)
     {
         either(Scope::SessionsRead, Scope::SessionsWrite)
+    } else if let Some(call) = path.strip_prefix(BROWSER_SERVICE) {
+        Some(if READING_CALLS.contains(&call) {
+            Scope::SessionsRead
+        } else {
+            Scope::SessionsWrite
+        })
     } else if path == "/api/ws-ticket" {
         // What it is good for is no more than what else the key is for.
         Some(Scope::SessionsRead)
@@ -92,6 +102,10 @@ mod tests {
         assert!(!may(&all, Method::PUT, "/api/users/settings"));
         assert!(!may(&all, Method::GET, "/api/auth/sessions"));
         assert!(may(&reader, Method::GET, "/api/sessions/ses_1"));
+        let call = |name| format!("{BROWSER_SERVICE}{name}");
+        assert!(may(&reader, Method::POST, &call("WatchEvents")));
+        assert!(!may(&reader, Method::POST, &call("Perform")));
+        assert!(may(&all, Method::POST, &call("Perform")));
         assert!(!may(&reader, Method::DELETE, "/api/sessions/ses_1"));
         assert!(!may(&reader, Method::GET, "/api/users/me"));
         assert!(may(&reader, Method::POST, "/api/ws-ticket"));

@@ -7,19 +7,22 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use browserfleet_proto::action::SessionOptions;
+use browserfleet_proto::browser::v1;
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Api;
 use super::body::{Body, OptionalBody};
+use super::browser::{chosen, said};
 use super::extract::Caller;
 use super::queue;
 use crate::domain::command::{self, Command};
 use crate::domain::session::{Browser, Dialogs, Session, Status, WhileControlled};
 use crate::domain::time::Timestamp;
 use crate::error::Error;
-use crate::sessions::{ControlView, HandoffView, Opened, OwnedSession, Wish};
+use crate::sessions::{ControlView, HandoffView, Opened, OwnedSession, Ticket, Wish};
 use crate::store::sessions::Filter;
 use browserfleet_proto::limits;
 
@@ -227,6 +230,86 @@ impl From<Command> for CommandView {
     }
 }
 
+impl TryFrom<v1::OpenSessionRequest> for OpenRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::OpenSessionRequest) -> Result<Self, Error> {
+        let options = it.options.unwrap_or_default();
+        let number = |number: u64| (number > 0).then_some(number);
+        Ok(Self {
+            browser: match chosen("options.browser", options.browser)? {
+                v1::BrowserKind::Unspecified => Browser::default(),
+                v1::BrowserKind::Shell => Browser::Shell,
+                v1::BrowserKind::Full => Browser::Full,
+            },
+            viewport: options.viewport.map(|it| ViewportRequest {
+                width: it.width,
+                height: it.height,
+                scale: (it.scale != 0.0).then_some(it.scale),
+            }),
+            user_agent: said(options.user_agent),
+            locale: options.locale,
+            timezone: options.timezone,
+            dialogs: match chosen("options.dialogs", options.dialogs)? {
+                v1::DialogPolicy::Unspecified => Dialogs::default(),
+                v1::DialogPolicy::Dismiss => Dialogs::Dismiss,
+                v1::DialogPolicy::Accept => Dialogs::Accept,
+                v1::DialogPolicy::Report => Dialogs::Report,
+            },
+            timeout_ms: number(it.timeout_ms),
+            idle_timeout_ms: number(it.idle_timeout_ms),
+            name: said(it.name),
+            metadata: it.metadata.into_iter().collect(),
+            wait_ms: it.wait_ms,
+            while_controlled: match chosen("while_controlled", it.while_controlled)? {
+                v1::WhileControlled::Unspecified => WhileControlled::default(),
+                v1::WhileControlled::Reject => WhileControlled::Reject,
+                v1::WhileControlled::Hold => WhileControlled::Hold,
+            },
+        })
+    }
+}
+
+/// A session, as the API for services has it; with its place in the queue where it waits.
+pub fn message_of(it: Session, waits: Option<&Ticket>) -> v1::Session {
+    let options = SessionOptions::from(&it.spec);
+    v1::Session {
+        id: it.id.to_string(),
+        status: it.status.as_str().to_owned(),
+        end_reason: it.end_reason.unwrap_or_default(),
+        error_message: it.error_message.unwrap_or_default(),
+        name: it.name.unwrap_or_default(),
+        metadata: it.metadata.into_iter().collect(),
+        instance_id: it.instance.map(|it| it.to_string()).unwrap_or_default(),
+        options: Some((&options).into()),
+        timeout_ms: milliseconds(it.timeout),
+        idle_timeout_ms: milliseconds(it.idle_timeout),
+        created_at_us: microseconds(Some(it.created_at)),
+        started_at_us: microseconds(it.started_at),
+        expires_at_us: microseconds(Some(it.expires_at)),
+        last_activity_at_us: microseconds(Some(it.last_activity_at)),
+        ended_at_us: microseconds(it.ended_at),
+        current_url: it.current_url.unwrap_or_default(),
+        current_title: it.current_title.unwrap_or_default(),
+        ending_reason: it.ending_reason.unwrap_or_default(),
+        while_controlled: match it.spec.while_controlled {
+            WhileControlled::Reject => v1::WhileControlled::Reject,
+            WhileControlled::Hold => v1::WhileControlled::Hold,
+        }
+        .into(),
+        queued: waits.map(|it| v1::Queued {
+            position: u32::try_from(it.position).unwrap_or(u32::MAX),
+            estimate_ms: it.estimate.map_or(0, milliseconds),
+            reason: it.reason.to_owned(),
+            boot_phase: it.boot_phase.unwrap_or_default().to_owned(),
+        }),
+    }
+}
+
+fn microseconds(at: Option<Timestamp>) -> u64 {
+    at.and_then(|it| u64::try_from(it.0).ok()).unwrap_or(0)
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -237,22 +320,14 @@ pub async fn open(
     Caller(user): Caller,
     OptionalBody(request): OptionalBody<OpenRequest>,
 ) -> Result<Response, Error> {
-    if request.wait_ms > WAIT_MS_MAX {
-        return Err(Error::invalid(
-            "wait_ms",
-            format!("has to be 0 to {WAIT_MS_MAX}"),
-        ));
-    }
-    let wait = Duration::from_millis(request.wait_ms);
-    Ok(
-        match api.sessions.open(&user, wish_of(request)?, wait).await? {
-            Opened::Live(session) => {
-                let view = SessionView::from(*session);
-                (StatusCode::CREATED, Json(view)).into_response()
-            }
-            Opened::Queued(ticket) => queue::accepted(ticket).into_response(),
-        },
-    )
+    let (wish, wait) = request.wish()?;
+    Ok(match api.sessions.open(&user, wish, wait).await? {
+        Opened::Live(session) => {
+            let view = SessionView::from(*session);
+            (StatusCode::CREATED, Json(view)).into_response()
+        }
+        Opened::Queued(ticket) => queue::accepted(ticket).into_response(),
+    })
 }
 
 /// Lists the caller's sessions.
@@ -308,6 +383,23 @@ pub async fn commands(
         data: page.data.into_iter().map(Into::into).collect(),
         next_cursor: page.next.map(|id| id.to_string()),
     }))
+}
+
+impl OpenRequest {
+    /// What a service is asked for, and how long to wait for it.
+    ///
+    /// # Errors
+    /// The field at fault.
+    pub fn wish(self) -> Result<(Wish, Duration), Error> {
+        if self.wait_ms > WAIT_MS_MAX {
+            return Err(Error::invalid(
+                "wait_ms",
+                format!("has to be 0 to {WAIT_MS_MAX}"),
+            ));
+        }
+        let wait = Duration::from_millis(self.wait_ms);
+        Ok((wish_of(self)?, wait))
+    }
 }
 
 fn wish_of(request: OpenRequest) -> Result<Wish, Error> {
@@ -402,6 +494,28 @@ fn header_text(field: &str, text: &str) -> Result<(), Error> {
         return Err(Error::invalid(field, "has a control character"));
     }
     Ok(())
+}
+
+/// Which sessions a list is to have, where a message asks for it.
+///
+/// # Errors
+/// The field at fault.
+pub fn filter_by(request: v1::ListSessionsRequest) -> Result<Filter, Error> {
+    let limit = (request.limit > 0).then(|| request.limit.to_string());
+    let mut parameters: BTreeMap<String, String> = request
+        .metadata
+        .into_iter()
+        .map(|(key, value)| (format!("metadata.{key}"), value))
+        .collect();
+    let others = [
+        ("status", said(request.status)),
+        ("limit", limit),
+        ("cursor", said(request.cursor)),
+    ];
+    for (name, value) in others {
+        parameters.extend(value.map(|it| (name.to_owned(), it)));
+    }
+    filter_of(parameters)
 }
 
 fn filter_of(mut parameters: BTreeMap<String, String>) -> Result<Filter, Error> {

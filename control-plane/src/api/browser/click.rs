@@ -3,9 +3,10 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, Click, ClickTarget, MouseButton, Point};
+use browserfleet_proto::browser::v1;
 use serde::Deserialize;
 
-use super::{Asked, coordinate_of, perform, selector_of};
+use super::{Asked, chosen, coordinate_of, perform, selector_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -48,6 +49,8 @@ enum Modifier {
 }
 
 impl Modifier {
+    const ALL: [Self; 4] = [Self::Alt, Self::Control, Self::Meta, Self::Shift];
+
     /// The bits of CDP's `Input.dispatchMouseEvent`.
     fn bit(self) -> u32 {
         match self {
@@ -66,6 +69,41 @@ pub async fn click(
     Body(request): Body<ClickRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<v1::Click> for ClickRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::Click) -> Result<Self, Error> {
+        use v1::{MouseButton, click::Target};
+        let (selector, point) = match it.target {
+            None => (None, None),
+            Some(Target::Selector(selector)) => (Some(selector), None),
+            Some(Target::Point(point)) => (None, Some(point)),
+        };
+        let known = Modifier::ALL.iter().fold(0, |bits, it| bits | it.bit());
+        if it.modifiers & !known != 0 {
+            return Err(Error::invalid("modifiers", "has bits that mean nothing"));
+        }
+        Ok(Self {
+            session_id: None,
+            timeout_ms: None,
+            selector,
+            x: point.map(|it| it.x),
+            y: point.map(|it| it.y),
+            button: match chosen("button", it.button)? {
+                MouseButton::Unspecified => Button::default(),
+                MouseButton::Left => Button::Left,
+                MouseButton::Middle => Button::Middle,
+                MouseButton::Right => Button::Right,
+            },
+            click_count: (it.click_count > 0).then_some(it.click_count),
+            modifiers: Modifier::ALL
+                .into_iter()
+                .filter(|modifier| it.modifiers & modifier.bit() != 0)
+                .collect(),
+        })
+    }
 }
 
 impl TryFrom<ClickRequest> for Asked {

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, AnswerDialog};
+use browserfleet_proto::browser::v1;
 use serde::Deserialize;
 
 use super::{Asked, perform, text_of};
@@ -29,6 +30,17 @@ pub async fn dialog(
     Body(request): Body<DialogRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl From<v1::AnswerDialog> for DialogRequest {
+    fn from(it: v1::AnswerDialog) -> Self {
+        Self {
+            session_id: None,
+            timeout_ms: None,
+            accept: it.accept,
+            text: it.text,
+        }
+    }
 }
 
 impl TryFrom<DialogRequest> for Asked {

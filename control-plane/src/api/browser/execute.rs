@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, Execute, Script};
+use browserfleet_proto::browser::v1;
 use browserfleet_proto::limits;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -37,6 +38,34 @@ pub async fn execute(
     Body(request): Body<ExecuteRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<v1::Execute> for ExecuteRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::Execute) -> Result<Self, Error> {
+        use v1::execute::Source;
+        let (expression, function) = match it.source {
+            None => (None, None),
+            Some(Source::Expression(text)) => (Some(text), None),
+            Some(Source::Function(text)) => (None, Some(text)),
+        };
+        let args = match it.arguments_json.as_str() {
+            "" => None,
+            json => {
+                let args = serde_json::from_str(json);
+                Some(args.map_err(|_| Error::invalid("arguments_json", "is no JSON array"))?)
+            }
+        };
+        Ok(Self {
+            session_id: None,
+            timeout_ms: None,
+            expression,
+            function,
+            args,
+            await_promise: it.await_promise.unwrap_or_else(yes),
+        })
+    }
 }
 
 impl TryFrom<ExecuteRequest> for Asked {

@@ -16,8 +16,10 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use browserfleet_proto::action::{Action, Answer};
+use browserfleet_proto::browser::v1::{self, action::Kind};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits;
+use browserfleet_proto::wire::outcome_to_wire;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +114,38 @@ pub(super) fn asked(kind: &str, json: &[u8]) -> Option<Result<Asked, Error>> {
     })
 }
 
+/// What a message of the API for services asks for: the same requests, with the same
+/// defaults and limits, written in other letters.
+///
+/// # Errors
+/// The field at fault.
+pub(super) fn asked_by(request: v1::PerformRequest) -> Result<Asked, Error> {
+    let kind = request.action.and_then(|it| it.kind);
+    let mut asked: Asked = match kind.ok_or_else(|| Error::invalid("action", "is missing"))? {
+        Kind::Navigate(it) => NavigateRequest::try_from(it)?.try_into(),
+        Kind::Click(it) => ClickRequest::try_from(it)?.try_into(),
+        Kind::Type(it) => TypeRequest::from(it).try_into(),
+        Kind::Screenshot(it) => ScreenshotRequest::try_from(it)?.try_into(),
+        Kind::Execute(it) => ExecuteRequest::try_from(it)?.try_into(),
+        Kind::Scroll(it) => ScrollRequest::try_from(it)?.try_into(),
+        Kind::State(v1::ReadState {}) => StateParameters::default().try_into(),
+        Kind::Dialog(it) => DialogRequest::from(it).try_into(),
+    }?;
+    asked.session_id = said(request.session_id);
+    asked.timeout_ms = (request.timeout_ms > 0).then_some(request.timeout_ms.into());
+    Ok(asked)
+}
+
+/// A text of a message; what is empty is not said.
+pub(super) fn said(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// A choice of a message.
+pub(super) fn chosen<T: TryFrom<i32>>(field: &str, number: i32) -> Result<T, Error> {
+    T::try_from(number).map_err(|_| Error::invalid(field, "is none of those that there are"))
+}
+
 /// Runs what a request asks for, to its final outcome.
 async fn perform(
     api: &Api,
@@ -147,7 +181,7 @@ impl Done {
     /// # Errors
     /// Where the answer cannot be written.
     pub(super) fn into_text(self) -> Result<String, Error> {
-        let chunks = self.picture.unwrap_or_default().into_chunks();
+        let picture = whole(self.picture.unwrap_or_default());
         let reply = Reply {
             command_id: self.command,
             session_id: self.session,
@@ -155,19 +189,25 @@ impl Done {
         };
         let mut text =
             serde_json::to_string(&reply).map_err(|error| Error::Internal(error.into()))?;
-        if chunks.is_empty() {
+        if picture.is_empty() {
             return Ok(text);
         }
         text.pop();
         text.push_str(",\"data\":\"");
-        let picture: Bytes = match <[Bytes; 1]>::try_from(chunks) {
-            Ok([only]) => only,
-            Err(many) => many.concat().into(),
-        };
         text.reserve(picture.len() / 3 * 4 + 8);
         STANDARD.encode_string(&picture, &mut text);
         text.push_str("\"}");
         Ok(text)
+    }
+
+    /// As the API for services has it.
+    pub(super) fn into_message(self) -> v1::PerformReply {
+        v1::PerformReply {
+            command_id: self.command.to_string(),
+            session_id: self.session.to_string(),
+            outcome: Some(outcome_to_wire(&Ok(self.answer))),
+            payload: whole(self.picture.unwrap_or_default()),
+        }
     }
 
     fn into_json(self) -> Response {
@@ -177,6 +217,14 @@ impl Done {
             answer: self.answer,
         })
         .into_response()
+    }
+}
+
+/// A picture in one piece: that which came in one is not copied.
+fn whole(picture: Picture) -> Bytes {
+    match <[Bytes; 1]>::try_from(picture.into_chunks()) {
+        Ok([only]) => only,
+        Err(many) => many.concat().into(),
     }
 }
 

@@ -3,9 +3,10 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, Navigate, WaitUntil};
+use browserfleet_proto::browser::v1;
 use serde::Deserialize;
 
-use super::{Asked, perform};
+use super::{Asked, chosen, perform, said};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -53,6 +54,27 @@ pub async fn navigate(
     Body(request): Body<NavigateRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<v1::Navigate> for NavigateRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::Navigate) -> Result<Self, Error> {
+        use v1::WaitUntil;
+        Ok(Self {
+            session_id: None,
+            timeout_ms: None,
+            url: it.url,
+            wait_until: match chosen("wait_until", it.wait_until)? {
+                WaitUntil::Unspecified => Moment::default(),
+                WaitUntil::Commit => Moment::Commit,
+                WaitUntil::DomContentLoaded => Moment::DomContentLoaded,
+                WaitUntil::Load => Moment::Load,
+                WaitUntil::NetworkIdle => Moment::NetworkIdle,
+            },
+            referer: said(it.referer),
+        })
+    }
 }
 
 impl TryFrom<NavigateRequest> for Asked {

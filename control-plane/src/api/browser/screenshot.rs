@@ -9,11 +9,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use browserfleet_proto::action::{Action, Answer, Area, ImageFormat, Rectangle, Screenshot};
+use browserfleet_proto::browser::v1;
 use browserfleet_proto::limits;
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::{Asked, Done, coordinate_of, perform, selector_of};
+use super::{Asked, Done, chosen, coordinate_of, perform, said, selector_of};
 use crate::api::Api;
 use crate::api::body::OptionalBody;
 use crate::api::extract::Caller;
@@ -116,6 +117,35 @@ fn json(done: Done) -> Response {
         HeaderValue::from_static("application/json"),
     );
     response
+}
+
+impl TryFrom<v1::Screenshot> for ScreenshotRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::Screenshot) -> Result<Self, Error> {
+        use v1::ImageFormat;
+        Ok(Self {
+            session_id: None,
+            timeout_ms: None,
+            format: match chosen("format", it.format)? {
+                ImageFormat::Unspecified => Format::default(),
+                ImageFormat::Png => Format::Png,
+                ImageFormat::Jpeg => Format::Jpeg,
+                ImageFormat::Webp => Format::Webp,
+            },
+            quality: it.quality,
+            full_page: it.full_page,
+            selector: said(it.selector),
+            clip: it.clip.map(|it| Clip {
+                x: it.x,
+                y: it.y,
+                width: it.width,
+                height: it.height,
+            }),
+            scale: (it.scale != 0.0).then_some(it.scale),
+            omit_background: it.omit_background,
+        })
+    }
 }
 
 impl TryFrom<ScreenshotRequest> for Asked {

@@ -3,16 +3,17 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, Edge, Point, Scroll};
+use browserfleet_proto::browser::v1;
 use serde::Deserialize;
 
-use super::{Asked, coordinate_of, perform, selector_of};
+use super::{Asked, chosen, coordinate_of, perform, selector_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
 use crate::error::Error;
 
 /// Where to.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScrollRequest {
     session_id: Option<String>,
@@ -49,6 +50,31 @@ pub async fn scroll(
     Body(request): Body<ScrollRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl TryFrom<v1::Scroll> for ScrollRequest {
+    type Error = Error;
+
+    fn try_from(it: v1::Scroll) -> Result<Self, Error> {
+        use v1::scroll::To;
+        let mut request = Self::default();
+        match it.to {
+            None => {}
+            Some(To::Position(v1::Point { x, y })) => {
+                (request.x, request.y) = (Some(x), Some(y));
+            }
+            Some(To::Delta(v1::Point { x, y })) => request.delta = Some(Distance { x, y }),
+            Some(To::Selector(selector)) => request.selector = Some(selector),
+            Some(To::Edge(edge)) => {
+                request.to = match chosen("edge", edge)? {
+                    v1::Edge::Unspecified => None,
+                    v1::Edge::Top => Some(End::Top),
+                    v1::Edge::Bottom => Some(End::Bottom),
+                };
+            }
+        }
+        Ok(request)
+    }
 }
 
 impl TryFrom<ScrollRequest> for Asked {

@@ -11,7 +11,7 @@ use crate::api::extract::{Caller, Parameters};
 use crate::error::Error;
 
 /// Which session.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateParameters {
     session_id: Option<String>,

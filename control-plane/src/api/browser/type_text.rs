@@ -3,9 +3,10 @@
 use axum::extract::State;
 use axum::response::Response;
 use browserfleet_proto::action::{Action, Type};
+use browserfleet_proto::browser::v1;
 use serde::Deserialize;
 
-use super::{Asked, perform, selector_of, text_of};
+use super::{Asked, perform, said, selector_of, text_of};
 use crate::api::Api;
 use crate::api::body::Body;
 use crate::api::extract::Caller;
@@ -37,6 +38,20 @@ pub async fn type_text(
     Body(request): Body<TypeRequest>,
 ) -> Result<Response, Response> {
     Ok(perform(&api, &caller, request).await?.into_json())
+}
+
+impl From<v1::Type> for TypeRequest {
+    fn from(it: v1::Type) -> Self {
+        Self {
+            session_id: None,
+            timeout_ms: None,
+            selector: said(it.selector),
+            text: it.text,
+            clear: it.clear,
+            delay_ms: it.delay_ms,
+            submit: it.submit,
+        }
+    }
 }
 
 impl TryFrom<TypeRequest> for Asked {

@@ -1,19 +1,32 @@
-//! gRPC: the agents' port. Adapters only: messages are parsed, services called.
+//! gRPC: the agents' port, and the API for services on the public one. Adapters only:
+//! messages are parsed, services called.
 
+mod browser;
 mod enrolment;
+mod health;
 mod link;
 mod media;
 
 use axum::Router;
+use axum::extract::{Request as HttpRequest, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response as HttpResponse;
 use browserfleet_proto::agent::v1::enrolment_service_server::EnrolmentServiceServer;
 use browserfleet_proto::agent::v1::link_service_server::LinkServiceServer;
 use browserfleet_proto::agent::v1::media_service_server::MediaServiceServer;
+use browserfleet_proto::browser as files;
+use browserfleet_proto::browser::v1::browser_service_server::{
+    BrowserServiceServer, SERVICE_NAME as BROWSER_SERVICE_NAME,
+};
 use browserfleet_proto::ids::InstanceId;
 use browserfleet_proto::limits;
+use futures_util::StreamExt;
+use http_body_util::{BodyStream, StreamBody};
 use tonic::{Request, Status};
+use tonic_health::pb::health_server::HealthServer;
 
-use super::Api;
 use super::serve::PeerCertificate;
+use super::{Api, extract};
 use crate::error::Error;
 use crate::fleet::authority;
 
@@ -38,6 +51,65 @@ pub(super) fn router(api: &Api) -> Router {
         .add_service(enrolment)
         .prepare()
         .into_axum_router()
+}
+
+/// Bytes of a question of somebody who has proved nothing yet: a name.
+const QUESTION_BYTES_MAX: usize = 16 * 1024;
+
+/// What programs reach on the public port, beside REST. The API for services is for
+/// users; what it is, and whether it is ready, is for everybody, as `/openapi.json` and
+/// `/readyz` are.
+pub(super) fn services(api: &Api) -> Router<Api> {
+    let service = BrowserServiceServer::new(browser::BrowserAdapter::new(api.clone()))
+        .max_decoding_message_size(limits::LINK_MESSAGE_BYTES_MAX);
+    let known = Router::new()
+        .route_service("/browserfleet.browser.v1.BrowserService/{call}", service)
+        .layer(from_fn_with_state(api.clone(), authenticate));
+    let health = HealthServer::new(health::HealthAdapter::new(api.clone()))
+        .max_decoding_message_size(QUESTION_BYTES_MAX);
+    let mut open = Router::new().route_service("/grpc.health.v1.Health/{call}", health);
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(files::FILES)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // The older one is what many clients still ask for.
+    let built = described().build_v1().and_then(|newer| {
+        let older = described().build_v1alpha()?;
+        Ok((newer, older))
+    });
+    match built {
+        Ok((newer, older)) => {
+            let newer = newer.max_decoding_message_size(QUESTION_BYTES_MAX);
+            let older = older.max_decoding_message_size(QUESTION_BYTES_MAX);
+            open = open
+                .route_service("/grpc.reflection.v1.ServerReflection/{call}", newer)
+                .route_service("/grpc.reflection.v1alpha.ServerReflection/{call}", older);
+        }
+        Err(error) => tracing::error!(%error, "gRPC reflection is off: the files cannot be read"),
+    }
+    known.merge(open.layer(from_fn_with_state(api.clone(), until_stopping)))
+}
+
+/// Lets only users pass, and only to what is for them.
+async fn authenticate(State(api): State<Api>, request: HttpRequest, next: Next) -> HttpResponse {
+    let (mut parts, body) = request.into_parts();
+    match extract::admit(&api, &mut parts).await {
+        Ok(()) => next.run(HttpRequest::from_parts(parts, body)).await,
+        Err(error) => browser::status_of(error).into_http(),
+    }
+}
+
+/// Ends an answer when this process is to stop: the one of reflection goes on for as long
+/// as its client likes.
+async fn until_stopping(State(api): State<Api>, request: HttpRequest, next: Next) -> HttpResponse {
+    let response = next.run(request).await;
+    let tasks = api.sessions.tasks().clone();
+    response.map(|body| {
+        let stopping = async move { tasks.stopping().await };
+        let frames = BodyStream::new(body).take_until(stopping);
+        axum::body::Body::new(StreamBody::new(frames))
+    })
 }
 
 /// The instance that calls, as its certificate says.

@@ -1,5 +1,6 @@
 //! Live views and hands on a socket.
 
+use browserfleet_proto::browser::v1;
 use browserfleet_proto::frame::Format;
 use browserfleet_proto::ids::SessionId;
 use browserfleet_proto::limits::{FRAMES_A_SECOND_MAX, VIEWPORT_SIDE_MAX};
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::message::{About, unasked};
 use super::outbox::{Gone, Outbox};
+use crate::api::browser::chosen;
 use crate::error::Error;
 use crate::relay::{Over, ViewWish, Viewer};
 use crate::sessions::Answering;
@@ -24,7 +26,7 @@ const QUALITY_DEFAULT: u32 = 70;
 /// What a client wants of the pictures.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Subscription {
+pub(in crate::api) struct Subscription {
     #[serde(default = "fps")]
     max_fps: u32,
     #[serde(default = "width")]
@@ -55,10 +57,31 @@ enum Kind {
     Png,
 }
 
+impl TryFrom<v1::WatchFramesRequest> for Subscription {
+    type Error = Error;
+
+    fn try_from(it: v1::WatchFramesRequest) -> Result<Self, Error> {
+        let or = |said: u32, default: u32| if said == 0 { default } else { said };
+        Ok(Self {
+            max_fps: or(it.max_fps, FPS_DEFAULT),
+            max_width: or(it.max_width, WIDTH_DEFAULT),
+            quality: or(it.quality, QUALITY_DEFAULT),
+            format: match chosen("format", it.format)? {
+                v1::ImageFormat::Unspecified => Kind::default(),
+                v1::ImageFormat::Jpeg => Kind::Jpeg,
+                v1::ImageFormat::Png => Kind::Png,
+                v1::ImageFormat::Webp => {
+                    return Err(Error::invalid("format", "has to be JPEG or PNG"));
+                }
+            },
+        })
+    }
+}
+
 impl Subscription {
     /// # Errors
     /// The field at fault.
-    pub(super) fn wish(&self) -> Result<ViewWish, Error> {
+    pub(in crate::api) fn wish(&self) -> Result<ViewWish, Error> {
         within("max_fps", self.max_fps, 1, FRAMES_A_SECOND_MAX)?;
         within("max_width", self.max_width, WIDTH_MIN, VIEWPORT_SIDE_MAX)?;
         within("quality", self.quality, 1, 100)?;
@@ -74,12 +97,12 @@ impl Subscription {
     }
 }
 
-fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), Error> {
+fn within(field: &'static str, value: u32, least: u32, most: u32) -> Result<(), Error> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
     Err(Error::invalid(
-        format!("payload.{field}"),
+        field,
         format!("has to be from {least} to {most}"),
     ))
 }

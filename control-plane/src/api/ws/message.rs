@@ -7,10 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::api::body::parse;
 use crate::api::problem;
+use crate::api::under_way::check_id;
 use crate::error::Error;
-
-/// Longest id that a client may give a message, in bytes: a UUID with a name before it.
-const ID_BYTES_MAX: usize = 128;
 
 /// What a client says.
 #[derive(Debug, Deserialize)]
@@ -33,13 +31,10 @@ impl Incoming {
     /// The field at fault.
     pub(super) fn read(text: &[u8]) -> Result<Self, Error> {
         let message: Self = parse(text)?;
-        match &message.id {
-            Some(id) if id.len() > ID_BYTES_MAX => Err(Error::invalid(
-                "id",
-                format!("longer than {ID_BYTES_MAX} bytes"),
-            )),
-            _ => Ok(message),
+        if let Some(id) = &message.id {
+            check_id(id)?;
         }
+        Ok(message)
     }
 
     /// The JSON of its payload; `{}` where it has none.

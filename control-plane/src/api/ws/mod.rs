@@ -29,6 +29,8 @@ use crate::accounts::{Client, Pass};
 use crate::error::Error;
 use crate::telemetry::metrics;
 
+pub(super) use frames::Subscription;
+pub(super) use sessions::standing;
 use socket::Socket;
 
 /// Largest message that is taken, in bytes: the largest text that may be typed, with
@@ -51,13 +53,17 @@ struct Query {
 pub struct Sockets(Arc<Mutex<HashMap<UserId, usize>>>);
 
 /// One of a user's sockets.
-struct Counted {
+pub(super) struct Counted {
     user: UserId,
     all: Sockets,
 }
 
 impl Sockets {
-    fn count(&self, user: UserId) -> Result<Counted, Error> {
+    /// Counts one more, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::QuotaReached`]
+    pub(super) fn count(&self, user: UserId) -> Result<Counted, Error> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = all.entry(user).or_default();
         if *open >= SOCKETS_MAX {

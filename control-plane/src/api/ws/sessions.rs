@@ -10,7 +10,7 @@ use crate::relay::Followed;
 use crate::sessions::{ControlView, Following, HandoffView, OwnedSession};
 
 /// How a session stands when somebody begins to watch it: its events tell what changes.
-pub(super) fn standing(session: &OwnedSession, control: &Control) -> Value {
+pub(in crate::api) fn standing(session: &OwnedSession, control: &Control) -> Value {
     let handoff = control.handoff.as_ref().map(HandoffView::from);
     match session {
         OwnedSession::Held(held) => {

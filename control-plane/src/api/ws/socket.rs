@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
@@ -16,7 +16,6 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::message::{About, Incoming, within_payload};
@@ -25,6 +24,7 @@ use super::{frames, instances, sessions};
 use crate::accounts::{Client, Pass};
 use crate::api::Api;
 use crate::api::browser::{Done, asked};
+use crate::api::under_way::UnderWay;
 use crate::clock;
 use crate::domain::access::Right;
 use crate::error::{CommandError, Error};
@@ -79,37 +79,6 @@ pub(super) struct Socket {
     messages: DefaultDirectRateLimiter,
     pings: DefaultDirectRateLimiter,
     refusals: DefaultDirectRateLimiter,
-}
-
-/// Commands under way, by the ids that their client gave them.
-#[derive(Debug, Default, Clone)]
-struct UnderWay(Arc<Mutex<HashMap<String, CancellationToken>>>);
-
-impl UnderWay {
-    /// `None`: one of this id is under way.
-    fn begin(&self, id: Option<&str>) -> Option<CancellationToken> {
-        let token = CancellationToken::new();
-        if let Some(id) = id {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if all.contains_key(id) {
-                return None;
-            }
-            all.insert(id.to_owned(), token.clone());
-        }
-        Some(token)
-    }
-
-    fn finish(&self, id: Option<&str>) {
-        if let Some(id) = id {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.remove(id);
-        }
-    }
-
-    fn cancel(&self, id: &str) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(id).map(CancellationToken::cancel).is_some()
-    }
 }
 
 #[derive(Deserialize)]
@@ -353,7 +322,8 @@ impl Socket {
                 ))
             }
             "subscribe_frames" => {
-                let wish = message.payload::<frames::Subscription>()?.wish()?;
+                let wish = message.payload::<frames::Subscription>()?;
+                let wish = wish.wish().map_err(within_payload)?;
                 let session = self.session_of(&message, Right::View).await?;
                 let id = session.id();
                 self.seen.retain(|_, it| !it.is_finished());
