@@ -13,7 +13,7 @@ demo: ## The same, and exit.
 	@cargo run --quiet --release --locked --package browserfleet-tests --bin demo
 
 test: ## Unit, property and end-to-end tests, on both databases.
-	@.ci/install browser database clock services aws
+	@.ci/install browser database clock services grpc aws
 	cargo build --workspace --locked
 	cargo test --workspace --locked
 	@$(MAKE) --no-print-directory test-aws

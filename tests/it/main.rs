@@ -19,6 +19,7 @@ mod ec2_parked;
 mod ec2_provider;
 mod enrolment;
 mod first_browser;
+mod grpc;
 mod hostile_pages;
 mod layers;
 mod link_faults;

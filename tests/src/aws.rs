@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::eventually;
 use crate::processes;
+use crate::services::python_of;
 use crate::world::{Plan, World, program};
 
 /// How long it may take to start; measured: under 2 s.
@@ -122,7 +123,7 @@ impl Aws {
     /// # Errors
     /// Where it is not installed or does not start.
     pub async fn start() -> anyhow::Result<Self> {
-        let python = python()?;
+        let python = python_of("aws")?;
         let folder = TempDir::new()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("services/aws/serve.py");
         let errors = std::fs::File::create(folder.path().join("errors"))?;
@@ -603,19 +604,6 @@ impl Drop for Aws {
             eprintln!("AWS said: {}", said.unwrap_or_default());
         }
     }
-}
-
-/// The Python that `.ci/install aws` made.
-fn python() -> anyhow::Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|it| PathBuf::from(it).join(".cache"));
-    let cache = cache.or(home).context("there is no home")?;
-    let python = cache.join("browserfleet/aws/bin/python");
-    anyhow::ensure!(
-        python.exists(),
-        "the AWS of the tests is not installed; run: .ci/install aws"
-    );
-    Ok(python)
 }
 
 /// A port that nobody listens on now. Agents are told it before anybody listens.

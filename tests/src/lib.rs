@@ -9,6 +9,7 @@
 pub mod api;
 pub mod aws;
 pub mod fault_proxy;
+pub mod grpc;
 pub mod mail;
 pub mod metrics;
 pub mod model_pool;

@@ -19,6 +19,22 @@ use crate::mail::readable;
 /// How long a service may take to start.
 const START_DEADLINE: Duration = Duration::from_secs(15);
 
+/// The Python that `.ci/install` made for this purpose.
+///
+/// # Errors
+/// Where it did not.
+pub fn python_of(purpose: &str) -> anyhow::Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|it| PathBuf::from(it).join(".cache"));
+    let cache = cache.or(home).context("there is no home")?;
+    let python = cache.join(format!("browserfleet/{purpose}/bin/python"));
+    anyhow::ensure!(
+        python.exists(),
+        "the Python for {purpose} is not installed; run: .ci/install {purpose}"
+    );
+    Ok(python)
+}
+
 #[derive(Debug)]
 struct Service {
     _child: Child,
