@@ -8,6 +8,7 @@ mod link;
 mod media;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{Request as HttpRequest, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response as HttpResponse;
@@ -67,7 +68,13 @@ pub(super) fn services(api: &Api) -> Router<Api> {
         .layer(from_fn_with_state(api.clone(), authenticate));
     let health = HealthServer::new(health::HealthAdapter::new(api.clone()))
         .max_decoding_message_size(QUESTION_BYTES_MAX);
-    let mut open = Router::new().route_service("/grpc.health.v1.Health/{call}", health);
+    known
+        .route_service("/grpc.health.v1.Health/{call}", health)
+        .merge(reflection(api))
+}
+
+/// What there is to call, told by itself.
+fn reflection(api: &Api) -> Router<Api> {
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(files::FILES)
@@ -78,17 +85,19 @@ pub(super) fn services(api: &Api) -> Router<Api> {
         let older = described().build_v1alpha()?;
         Ok((newer, older))
     });
-    match built {
-        Ok((newer, older)) => {
-            let newer = newer.max_decoding_message_size(QUESTION_BYTES_MAX);
-            let older = older.max_decoding_message_size(QUESTION_BYTES_MAX);
-            open = open
-                .route_service("/grpc.reflection.v1.ServerReflection/{call}", newer)
-                .route_service("/grpc.reflection.v1alpha.ServerReflection/{call}", older);
+    let (newer, older) = match built {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::error!(%error, "gRPC reflection is off: its files cannot be read");
+            return Router::new();
         }
-        Err(error) => tracing::error!(%error, "gRPC reflection is off: the files cannot be read"),
-    }
-    known.merge(open.layer(from_fn_with_state(api.clone(), until_stopping)))
+    };
+    let newer = newer.max_decoding_message_size(QUESTION_BYTES_MAX);
+    let older = older.max_decoding_message_size(QUESTION_BYTES_MAX);
+    Router::new()
+        .route_service("/grpc.reflection.v1.ServerReflection/{call}", newer)
+        .route_service("/grpc.reflection.v1alpha.ServerReflection/{call}", older)
+        .layer(from_fn_with_state(api.clone(), until_stopping))
 }
 
 /// Lets only users pass, and only to what is for them.
@@ -104,6 +113,10 @@ async fn authenticate(State(api): State<Api>, request: HttpRequest, next: Next) 
 /// as its client likes.
 async fn until_stopping(State(api): State<Api>, request: HttpRequest, next: Next) -> HttpResponse {
     let response = next.run(request).await;
+    // A refusal is all in its headers, and has to stay so.
+    if response.body().is_end_stream() {
+        return response;
+    }
     let tasks = api.sessions.tasks().clone();
     response.map(|body| {
         let stopping = async move { tasks.stopping().await };
