@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt;
 
 /// What happens at once happens within this, on a busy machine.
@@ -693,6 +696,18 @@ async fn a_stop_does_not_wait_for_streams() {
     let events = client.watch_events(watch).await.unwrap().into_inner();
     let commands = Commands::open(&mut client).await;
     let ended = tokio::spawn(end_of(events));
+    // One who asks what there is, and then holds the stream open.
+    let channel = tonic::transport::Endpoint::from_shared(alice.base().to_owned()).unwrap();
+    let mut describing = ServerReflectionClient::new(channel.connect().await.unwrap());
+    let (ask, asked) = mpsc::channel(1);
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    ask.send(question).await.unwrap();
+    let described = describing.server_reflection_info(ReceiverStream::new(asked));
+    let mut described = described.await.unwrap().into_inner();
+    assert!(described.message().await.unwrap().is_some());
     let began = Instant::now();
     assert!(world.terminate().await.success());
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
