@@ -6,10 +6,13 @@
 //! ```text
 //! cargo build --release --workspace && cargo bench -p browserfleet-tests
 //! ```
+//!
+//! With `-- doors` only the doors of the control plane are measured: REST, `/ws`, gRPC.
 
 #![expect(clippy::unwrap_used, reason = "a bench stops where it cannot measure")]
 
 mod bare;
+mod doors;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -303,6 +306,11 @@ fn megabytes(bytes: u64) -> f64 {
 
 #[tokio::main]
 async fn main() {
+    if std::env::args().any(|it| it == "doors") {
+        let world = World::new().await.unwrap();
+        doors::measure(&world.administrator().await.open(json!({})).await).await;
+        return world.stop().await;
+    }
     let site = Site::start().await.unwrap();
     let url = site.url("/");
     let socket = of_bare_socket(&url).await;
@@ -316,6 +324,7 @@ async fn main() {
     let world = World::new().await.unwrap();
     let session = world.administrator().await.open(json!({})).await;
     let rest = of_rest(&session, &url).await;
+    doors::measure(&session).await;
     let agents: Vec<u64> = world.agents().into_iter().map(processes::memory).collect();
     let own = processes::memory(world.process());
     session.end().await.ok();
