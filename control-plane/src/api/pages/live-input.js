@@ -68,7 +68,7 @@ export class Hands {
   #composing = false;
   #selected;
   #showText;
-  enabled = false;
+  #enabled = false;
 
   /** `act` sends an input; `selected` gives what is selected in the page, and `showText`
    * shows it where no clipboard may be written; `leave` is called when the person wants
@@ -84,10 +84,19 @@ export class Hands {
     this.#listenToKeys(leave);
   }
 
+  /** Whether what is done here counts. Where it does no more, nothing can be let go. */
+  set enabled(enabled) {
+    this.#enabled = enabled;
+    if (enabled) return;
+    this.#pressed.clear();
+    this.#fingers.clear();
+    this.#buttons = 0;
+  }
+
   #on(target, kinds, then, options) {
     for (const kind of kinds.split(' ')) {
       target.addEventListener(kind, (event) => {
-        if (this.enabled) then(event);
+        if (this.#enabled) then(event);
       }, options);
     }
   }
@@ -216,8 +225,10 @@ export class Hands {
       if (command && event.code === 'KeyC') return this.#copy(false);
       if (command && event.code === 'KeyX') return this.#copy(true);
       const key = keyEvent(event, true);
-      this.#pressed.set(event.code, key);
       this.#act(key);
+      // A Mac does not tell when a key is released beside this one.
+      if (isMac && event.metaKey && event.key !== 'Meta') this.#act(keyEvent(event, false));
+      else this.#pressed.set(event.code, key);
     });
     this.#on(keys, 'keyup', (event) => {
       if (!this.#pressed.delete(event.code)) return;
