@@ -25,6 +25,7 @@ mod layers;
 mod link_faults;
 mod live;
 mod live_page;
+mod live_viewers;
 mod mail;
 mod many_agents;
 mod metrics;

@@ -43,6 +43,20 @@ document.querySelector('#host').attachShadow({ mode: 'open' }).innerHTML =
 </script>
 </body></html>"#;
 
+/// All of it changes with each frame, and none of it is like what is beside it.
+const MOVING: &str = r#"<style>body { margin: 0 } canvas { width: 100vw; height: 100vh; display: block }</style>
+<canvas width="320" height="180"></canvas>
+<script>
+const context = document.querySelector('canvas').getContext('2d');
+const noise = context.createImageData(640, 360);
+for (let at = 0; at < noise.data.length; at++) noise.data[at] = at % 4 === 3 ? 255 : Math.random() * 256;
+const draw = () => {
+  context.putImageData(noise, -Math.random() * 320, -Math.random() * 180);
+  requestAnimationFrame(draw);
+};
+draw();
+</script>"#;
+
 /// How a browser begins that believes in TLS.
 const TLS_RECORD: u8 = 0x16;
 
@@ -123,6 +137,7 @@ async fn serve(mut socket: TcpStream, counted: Arc<AtomicU64>) {
             page("Counted", "")
         }
         "/missing" => html("404 Not Found", "<title>Missing</title>"),
+        "/moving" => page("Moving", MOVING),
         "/busy" => page("Busy", "<script>while (1);</script>"),
         "/noisy" => page("Noisy", "<script>setInterval(() => { for (let i = 0; i < 1000; i++) console.log(i); }, 100)</script>"),
         "/restless" => page("Restless", "<script>setInterval(() => history.pushState(0, '', '/' + Math.random()), 1)</script>"),
