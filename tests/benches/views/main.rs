@@ -17,6 +17,7 @@ use browserfleet_tests::site::Site;
 use browserfleet_tests::world::World;
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 /// How many see it at once.
@@ -64,12 +65,11 @@ async fn measure(session: &Session, viewers: usize) -> Views {
     let screens = (0..viewers).map(|_| Screen::open(session, wish.clone()));
     let screens = join_all(screens).await;
     let from = Instant::now() + WARM_UP;
-    let reading = screens.into_iter().map(|it| {
-        let task = read(it, from, from + MEASURED);
-        tokio::spawn(task)
-    });
-    let each = join_all(reading).await;
-    let all: Vec<(f64, usize)> = each.into_iter().flat_map(Result::unwrap).collect();
+    let mut reading = JoinSet::new();
+    for screen in screens {
+        reading.spawn(read(screen, from, from + MEASURED));
+    }
+    let all: Vec<(f64, usize)> = reading.join_all().await.into_iter().flatten().collect();
     let mut ages: Vec<f64> = all.iter().map(|it| it.0).collect();
     ages.sort_by(f64::total_cmp);
     let bytes: usize = all.iter().map(|it| it.1).sum();
