@@ -91,7 +91,7 @@ mod tests {
     fn keys_reach_what_they_are_for() {
         let all = user(Role::Admin, Some(&Scope::ALL));
         let reader = user(Role::User, Some(&[Scope::SessionsRead]));
-        let may = |user: &CurrentUser, method, path| permit(user, &method, path).is_ok();
+        let may = |user: &CurrentUser, method, path: &str| permit(user, &method, path).is_ok();
         assert!(may(&all, Method::PATCH, "/api/admin/users/usr_1"));
         assert!(may(&all, Method::POST, "/api/browser/click"));
         assert!(may(&all, Method::PUT, "/api/ec2/pool"));
