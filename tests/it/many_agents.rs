@@ -115,18 +115,21 @@ async fn of_fifty_who_ask_two_control_planes_at_once_one_gets_the_instance() {
         rounds += 1;
     }
     // The one who knows best: its agent never held two, and no lease is older than the
-    // one before.
+    // one before. A machine that is busy with all of this may be taken for a sick one and
+    // replaced; nobody gets two for it.
     let rosters = crew.rosters();
-    assert_eq!(rosters.len(), 1, "no other instance was needed");
-    let roster = rosters.values().next().unwrap();
-    assert_eq!(roster.held_most(), 1);
-    let opened = roster.opened();
-    assert!(opened.len() >= rounds);
-    assert!(
-        opened.is_sorted_by(|one, next| one.1 < next.1),
-        "{opened:?}"
-    );
-    println!("{rounds} rounds of {ASKING}, {} leases", opened.len());
+    let mut leases = 0;
+    for roster in rosters.values() {
+        assert!(roster.held_most() <= 1);
+        let opened = roster.opened();
+        assert!(
+            opened.is_sorted_by(|one, next| one.1 < next.1),
+            "{opened:?}"
+        );
+        leases += opened.len();
+    }
+    assert!(leases >= rounds);
+    println!("{rounds} rounds of {ASKING}, {leases} leases");
     let Race { pair, .. } = race;
     for world in pair.worlds {
         world.stop().await;
@@ -143,8 +146,9 @@ const PEAK_MAX: f64 = 3.0;
 const AWAY: Duration = Duration::from_secs(15);
 /// How often somebody signs in meanwhile.
 const SIGN_IN_EVERY: Duration = Duration::from_secs(1);
-/// How long signing in may take meanwhile.
-const SIGN_IN_MAX: Duration = Duration::from_secs(1);
+/// How long signing in may take meanwhile: far less than a client waits, and more than a
+/// busy machine needs for a password.
+const SIGN_IN_MAX: Duration = Duration::from_secs(5);
 
 /// When agents were welcomed.
 type Arrivals = Arc<Mutex<Vec<Instant>>>;

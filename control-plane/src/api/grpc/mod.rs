@@ -8,7 +8,7 @@ mod link;
 mod media;
 
 use axum::Router;
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request as HttpRequest, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response as HttpResponse;
@@ -30,6 +30,7 @@ use super::serve::PeerCertificate;
 use super::{Api, extract};
 use crate::error::Error;
 use crate::fleet::authority;
+use crate::tasks::Tasks;
 
 /// Bytes around a chunk's data.
 const CHUNK_FRAME_BYTES: usize = 4096;
@@ -109,20 +110,23 @@ async fn authenticate(State(api): State<Api>, request: HttpRequest, next: Next) 
     }
 }
 
-/// Ends an answer when this process is to stop: the one of reflection goes on for as long
-/// as its client likes.
+/// Ends a call when this process is to stop, in both directions: the one of reflection
+/// goes on for as long as its client likes, and the task that answers it for as long as
+/// there may be another question.
 async fn until_stopping(State(api): State<Api>, request: HttpRequest, next: Next) -> HttpResponse {
-    let response = next.run(request).await;
+    let tasks = api.sessions.tasks();
+    let response = next.run(request.map(|body| cut_at_stop(body, tasks))).await;
     // A refusal is all in its headers, and has to stay so.
     if response.body().is_end_stream() {
         return response;
     }
-    let tasks = api.sessions.tasks().clone();
-    response.map(|body| {
-        let stopping = async move { tasks.stopping().await };
-        let frames = BodyStream::new(body).take_until(stopping);
-        axum::body::Body::new(StreamBody::new(frames))
-    })
+    response.map(|body| cut_at_stop(body, tasks))
+}
+
+fn cut_at_stop(body: Body, tasks: &Tasks) -> Body {
+    let tasks = tasks.clone();
+    let stopping = async move { tasks.stopping().await };
+    Body::new(StreamBody::new(BodyStream::new(body).take_until(stopping)))
 }
 
 /// The instance that calls, as its certificate says.
