@@ -227,6 +227,13 @@ impl Running {
     }
 }
 
+fn detach(session: &str) -> Target::DetachFromTarget {
+    Target::DetachFromTarget {
+        session_id: Some(session.to_owned()),
+        target_id: None,
+    }
+}
+
 /// The call that closes a tab.
 pub(super) fn close(target: &str) -> Target::CloseTarget {
     Target::CloseTarget {
@@ -284,6 +291,10 @@ fn take_in(
             Reaction::Refuse { session, target } => {
                 client.post(Some(session), &Runtime::RunIfWaitingForDebugger(None))
                     && client.post(None, &close(target))
+            }
+            Reaction::Leave { session } => {
+                client.post(Some(session), &Runtime::RunIfWaitingForDebugger(None))
+                    && client.post(None, &detach(session))
             }
             Reaction::Close { target } => client.post(None, &close(target)),
             Reaction::OpenBlank => client.post(None, &blank()),

@@ -1,6 +1,12 @@
 //! What is known of a browser's tabs and dialogs: events go in, reactions come
 //! out. Pure.
 //!
+//! Only the pages of the browser's own context are tabs here. A client of CDP that
+//! makes a context of its own (Playwright does, for each test) sets its pages up
+//! itself, answers their dialogs itself, and is not disturbed by ours; and what it does
+//! there is not what commands act on. A page that it opens in the browser's own
+//! context is a tab like any other, and the active one.
+//!
 //! It holds levels, not edges: whoever waits for something looks at the state,
 //! so that no event can be missed, and none has to be queued.
 
@@ -76,6 +82,8 @@ pub(super) struct Tabs {
     policy: DialogPolicy,
     in_a_row: u32,
     last_dialog: Option<Instant>,
+    /// The browser's own context. Those that clients make are theirs alone.
+    context: Option<String>,
     /// The pipe has ended.
     closed: bool,
 }
@@ -93,6 +101,8 @@ pub(super) enum Reaction {
     SetUp { session: String },
     /// One tab too many. It waits to be set up, and its opener waits for it.
     Refuse { session: String, target: String },
+    /// A page of a client's own context: it is let run, and left alone.
+    Leave { session: String },
     /// A tab that cannot be kept.
     Close { target: String },
     /// The last tab is gone.
@@ -110,6 +120,7 @@ impl Tabs {
             policy: DialogPolicy::Dismiss,
             in_a_row: 0,
             last_dialog: None,
+            context: None,
             closed: false,
         }
     }
@@ -265,6 +276,12 @@ impl Tabs {
     ) -> Option<Vec<Reaction>> {
         if info.Type != "page" {
             return None;
+        }
+        let context = info.browser_context_id.clone().unwrap_or_default();
+        // The first page of a browser, long before any client, is in its own context.
+        let own = self.context.get_or_insert_with(|| context.clone());
+        if *own != context {
+            return Some(vec![Reaction::Leave { session }]);
         }
         if self.tabs.len() >= TABS_MAX {
             let target = info.target_id;
