@@ -33,6 +33,7 @@ use crate::link::keeper::Keeper;
 use crate::link::live::Streams;
 use crate::link::outbox::Outbox;
 use crate::link::stored::Stored;
+use crate::link::tunnel::Tunneler;
 use crate::link::{self, Shared};
 use crate::sessions::{Handle, Stop, Surroundings};
 use crate::{dead_man, enrol, tasks};
@@ -150,6 +151,7 @@ async fn serve(
     let (may_be_lost, lossy) = mpsc::channel(MAY_BE_LOST_MAX);
     let (media, has_media) = watch::channel(None);
     let (live, has_live) = watch::channel(None);
+    let (tunnels, has_tunnels) = watch::channel(None);
     let (renewed, renewals) = watch::channel(Instant::now());
     let (restart, mut restarts) = watch::channel(None);
     let sessions = Handle::new(Surroundings {
@@ -158,6 +160,7 @@ async fn serve(
         may_be_lost,
         deliverer: Deliverer::new(has_media),
         streams: Streams::new(has_live),
+        tunneler: Tunneler::new(has_tunnels),
         renewed: renewals.clone(),
         sessions_max: usize::try_from(config.sessions_max).unwrap_or(usize::MAX),
     });
@@ -167,6 +170,7 @@ async fn serve(
         renewed,
         media,
         live,
+        tunnels,
         restart,
         boot: BootId::new(),
         start,

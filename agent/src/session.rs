@@ -14,7 +14,7 @@ use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
     Event, FromAgent, OpenLive, PageChanged, SessionEnded, SessionOpened, Settled,
 };
-use browserfleet_proto::ids::{CommandId, SessionId};
+use browserfleet_proto::ids::{CommandId, SessionId, TunnelId};
 use browserfleet_proto::limits::{LINK_PAYLOAD_BYTES_MAX, SESSION_QUEUE_MAX};
 use browserfleet_proto::{ladder, wire};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::browser::live::Live;
-use crate::browser::{Browser, EndReason, Notice, Performed, Told};
+use crate::browser::{Browser, Downloads, EndReason, Notice, Performed, Told, TunnelWish, Tunnels};
 use crate::remembered::{Known, Remembered};
 use crate::sessions::{Stop, Surroundings};
 use crate::tasks;
@@ -44,6 +44,16 @@ pub enum Order {
     WatchPages(bool),
     /// Somebody looks at the session, or acts on it.
     Show(Box<OpenLive>),
+    /// A client of CDP joins.
+    Tunnel(Box<Joining>),
+    /// A file is wanted that was downloaded, or the list of all.
+    Fetch(TunnelId, Option<String>),
+}
+
+/// A client of CDP that is to join.
+pub struct Joining {
+    pub id: TunnelId,
+    pub wish: TunnelWish,
 }
 
 /// A session before it has a browser.
@@ -143,6 +153,8 @@ impl Session {
             events: browser.events(),
             live: browser.live(),
             view: None,
+            tunnels: browser.tunnels(),
+            downloads: browser.downloads(),
             waiting: VecDeque::new(),
             watch_next: None,
             remembered: Remembered::default(),
@@ -188,6 +200,8 @@ struct Work {
     waiting: VecDeque<Asked>,
     /// What was asked for while a command had the browser.
     watch_next: Option<bool>,
+    tunnels: Tunnels,
+    downloads: Downloads,
     /// Outcomes without their pictures: who asks twice has had the picture.
     remembered: Remembered<Settled>,
 }
@@ -210,8 +224,9 @@ impl Work {
             match self.next().await {
                 Happened::Over(over) => return over,
                 Happened::Ordered(Order::Command(asked)) => self.take(*asked),
-                // What is not waiting and not running is settled.
-                Happened::Ordered(Order::Cancel(_)) | Happened::Nothing => {}
+                // What is not waiting and not running is settled; who joins has joined.
+                Happened::Ordered(Order::Cancel(_) | Order::Tunnel(_) | Order::Fetch(..))
+                | Happened::Nothing => {}
                 Happened::Ordered(Order::WatchPages(watched)) => browser.watch_pages(watched),
                 Happened::Ordered(Order::Show(open)) => self.show(*open),
             }
@@ -219,6 +234,21 @@ impl Work {
                 browser.watch_pages(watched);
             }
         }
+    }
+
+    /// Lets a client join, beside all that goes on.
+    fn join(&self, joining: Joining) {
+        let tunneler = self.session.around.tunneler.clone();
+        let joined = (self.tunnels)(joining.wish);
+        let carried = tunneler.carry(joining.id, self.session.id, joined);
+        tasks::spawn("tunnel", carried);
+    }
+
+    fn fetch(&self, id: TunnelId, name: Option<String>) {
+        let tunneler = self.session.around.tunneler.clone();
+        let read = self.downloads.clone().read(name);
+        let handed = tunneler.hand_over(id, self.session.id, read);
+        tasks::spawn("download", handed);
     }
 
     /// Runs one command to its outcome, and hears what else happens meanwhile.
@@ -253,7 +283,7 @@ impl Work {
                 Happened::Ordered(Order::Command(asked)) => self.take(*asked),
                 Happened::Ordered(Order::WatchPages(watched)) => self.watch_next = Some(watched),
                 Happened::Ordered(Order::Show(open)) => self.show(*open),
-                Happened::Nothing => {}
+                Happened::Ordered(Order::Tunnel(_) | Order::Fetch(..)) | Happened::Nothing => {}
             }
         };
         drop(acting);
@@ -281,6 +311,14 @@ impl Work {
                 Happened::Nothing
             },
             order = self.session.orders.recv() => match order {
+                Some(Order::Tunnel(joining)) => {
+                    self.join(*joining);
+                    Happened::Nothing
+                }
+                Some(Order::Fetch(id, name)) => {
+                    self.fetch(id, name);
+                    Happened::Nothing
+                }
                 Some(order) => Happened::Ordered(order),
                 None => Happened::Over(Stop::Shutdown.into()),
             },

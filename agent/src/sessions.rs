@@ -8,20 +8,21 @@ use std::time::Duration;
 use browserfleet_proto::action::{Action, BrowserKind, Code, Outcome, Rejection, SessionOptions};
 use browserfleet_proto::agent::v1::from_agent::Body;
 use browserfleet_proto::agent::v1::{
-    Cancel, Command, EndSession, FromAgent, HeldSession, OpenLive, OpenSession, Recycle, Recycled,
-    SessionEnded, SessionOpened, Watch,
+    Cancel, Command, EndSession, FetchDownload, FromAgent, HeldSession, OpenLive, OpenSession,
+    OpenTunnel, Recycle, Recycled, SessionEnded, SessionOpened, Watch,
 };
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::limits::{COMMAND_TIMEOUT_MAX, LAUNCH_TIMEOUT, SESSION_QUEUE_MAX};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::browser::Launcher;
+use crate::browser::{Launcher, TunnelEnd, TunnelWish};
 use crate::fence::{Standing, standing};
 use crate::link::deliver::Deliverer;
 use crate::link::live::Streams;
 use crate::link::outbox::Outbox;
-use crate::session::{self, Asked, Order, settled};
+use crate::link::tunnel::Tunneler;
+use crate::session::{self, Asked, Joining, Order, settled};
 use crate::tasks;
 
 /// How long all traces of a lease may take to be gone: browsers end within
@@ -72,6 +73,8 @@ pub struct Surroundings {
     pub deliverer: Deliverer,
     /// Opens live views.
     pub streams: Streams,
+    /// Carries clients of CDP.
+    pub tunneler: Tunneler,
     /// When the lease was renewed.
     pub renewed: watch::Receiver<Instant>,
     /// How many sessions there may be.
@@ -352,6 +355,54 @@ impl Handle {
         }
     }
 
+    /// `false`: it is not here, or hears nothing.
+    fn order(&self, session: SessionId, epoch: u64, order: Order) -> bool {
+        let state = self.state();
+        let held = state.held.get(&session).filter(|it| it.epoch == epoch);
+        held.is_some_and(|it| it.inbox.try_send(order).is_ok())
+    }
+
+    /// Hands over a file that a session downloaded.
+    pub fn fetch(&self, fetch: &FetchDownload) {
+        let (Ok(id), Ok(session)) = (fetch.tunnel_id.parse(), fetch.session_id.parse()) else {
+            tracing::warn!(
+                tunnel.id = fetch.tunnel_id,
+                "a file with an id that is none"
+            );
+            return;
+        };
+        let name = Some(fetch.name.clone()).filter(|it| !it.is_empty());
+        if !self.order(session, fetch.epoch, Order::Fetch(id, name)) {
+            let gone = async { Err(std::io::ErrorKind::NotFound.into()) };
+            let refused = self.around.tunneler.clone().hand_over(id, session, gone);
+            tasks::spawn("refused download", refused);
+        }
+    }
+
+    /// Lets a client of CDP join a session. Who hears nothing of it has not joined.
+    pub fn join(&self, open: &OpenTunnel) {
+        let (Ok(id), Ok(session)) = (open.tunnel_id.parse(), open.session_id.parse()) else {
+            tracing::warn!(
+                tunnel.id = open.tunnel_id,
+                "a tunnel with an id that is none"
+            );
+            return;
+        };
+        let target = Some(open.target_id.clone()).filter(|it| !it.is_empty());
+        let joining = Joining {
+            id,
+            wish: TunnelWish {
+                target,
+                keeps_browser: open.keeps_browser,
+            },
+        };
+        if !self.order(session, open.epoch, Order::Tunnel(Box::new(joining))) {
+            let gone = async { Err(TunnelEnd::NotFound) };
+            let carried = self.around.tunneler.clone().carry(id, session, gone);
+            tasks::spawn("refused tunnel", carried);
+        }
+    }
+
     /// Takes no new sessions from now on.
     pub fn drain(&self, reason: &str) {
         tracing::info!(reason, "taking no new sessions");
@@ -470,6 +521,7 @@ mod tests {
                 may_be_lost: mpsc::channel(1).0,
                 deliverer: Deliverer::new(watch::channel(None).1),
                 streams: Streams::new(watch::channel(None).1),
+                tunneler: Tunneler::new(watch::channel(None).1),
                 renewed: renewals,
                 sessions_max: 2,
             });

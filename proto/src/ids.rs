@@ -111,6 +111,8 @@ ids! {
     HandoffId = "hnd_";
     /// One life of the stream that shows a session's pages.
     LiveId = "liv_";
+    /// One client of CDP that is joined to a session.
+    TunnelId = "tun_";
     /// One line of the audit.
     AuditId = "aud_";
 }

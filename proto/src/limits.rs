@@ -48,6 +48,18 @@ pub const VIEWPORT_SIDE_MAX: u32 = 8192;
 /// Largest payload of an event, in bytes. Longer texts in it are cut.
 pub const EVENT_BYTES_MAX: usize = 16 * 1024;
 
+/// Largest message of CDP that a client may send, in bytes: what Chrome takes.
+pub const TUNNEL_MESSAGE_IN_BYTES_MAX: usize = 100 * 1024 * 1024;
+/// Largest message of CDP that a client may get, in bytes: what Playwright and
+/// Puppeteer take.
+pub const TUNNEL_MESSAGE_OUT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What may wait for a client that does not read, in bytes. Beyond it the tunnel is cut.
+pub const TUNNEL_HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How many tunnels one session may have.
+pub const TUNNELS_MAX: usize = 20;
+/// How long a tunnel may take to be there.
+pub const TUNNEL_OPENS_WITHIN: Duration = Duration::from_secs(10);
+
 /// How many outcomes a session remembers, so that a command that comes twice
 /// runs once.
 pub const REMEMBERED_COMMANDS_MAX: usize = 1024;

@@ -6,9 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use browserfleet_proto::limits::TUNNEL_MESSAGE_OUT_BYTES_MAX;
 use headless_chrome::protocol::cdp::types::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,19 +18,25 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::mux::{Mux, Pieces, TUNNELED};
 use crate::tasks;
 
 /// Frames that wait for Chrome to read them. One command has at most
 /// 64 keys on their way, each with two frames.
 const OUTGOING_MAX: usize = 256;
-/// What is read from the pipe at once: all that the kernel keeps of one.
-const READ_BYTES: usize = 64 * 1024;
-/// Largest frame that Chrome may send, in bytes: a picture of the largest size
-/// in base64, with room to spare.
-const FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Ids from here on are of frames whose answers nobody reads. Below 2^31: Chrome
-/// counts with a sign.
-const POSTED: u32 = 1 << 30;
+/// What is read from the pipe or written to it at once: all that the kernel keeps of one.
+const PIPE_BYTES: usize = 64 * 1024;
+/// Largest frame that Chrome may send, in bytes: what a client may get, with room for
+/// what is ours in it. The rest of a larger one is read and dropped.
+const FRAME_BYTES_MAX: usize = TUNNEL_MESSAGE_OUT_BYTES_MAX + 64 * 1024;
+/// Ids from here on are of frames whose answers nobody reads. Those of clients' calls
+/// come after them.
+const POSTED: u32 = TUNNELED / 2;
+/// Frames of clients that wait for Chrome to read them. Each client has one here at
+/// most, and waits for its turn with the next.
+const TUNNELED_MAX: usize = 16;
+/// How much of both ends of a frame is kept that is too large to be.
+const ENDS_BYTES: usize = 256;
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,14 +89,14 @@ impl<'a> Event<'a> {
 pub(super) struct Client {
     outgoing: mpsc::Sender<Vec<u8>>,
     calls: Arc<Calls>,
+    mux: Arc<Mux>,
 }
 
 #[derive(Debug, Default)]
 struct Calls {
     last: AtomicU32,
     late: AtomicU64,
-    /// Frames that were read, as a sign of life.
-    read: AtomicU64,
+    signs: AtomicU64,
     /// `None`: the pipe has ended.
     waiting: Mutex<Option<HashMap<u32, oneshot::Sender<Vec<u8>>>>>,
 }
@@ -124,16 +132,23 @@ impl Client {
         closed: impl FnOnce() + Send + 'static,
     ) -> Self {
         let (outgoing, frames) = mpsc::channel(OUTGOING_MAX);
+        let (tunneled, of_tunnels) = mpsc::channel(TUNNELED_MAX);
         let calls = Arc::new(Calls {
             waiting: Mutex::new(Some(HashMap::new())),
             ..Calls::default()
         });
-        let client = Self { outgoing, calls };
-        tasks::spawn("browser writer", write(commands, frames));
+        let client = Self {
+            outgoing,
+            calls,
+            mux: Arc::new(Mux::new(tunneled)),
+        };
+        let writing = write(Arc::clone(&client.calls), commands, frames, of_tunnels);
+        tasks::spawn("browser writer", writing);
         let reader = client.clone();
         tasks::spawn("browser reader", async move {
             read(&reader, answers, listen).await;
             reader.calls.waiting().take();
+            reader.mux.close();
             closed();
         });
         client
@@ -189,13 +204,23 @@ impl Client {
         self.outgoing.try_send(encode(id, session, method)).is_ok()
     }
 
-    /// How many frames have come: grows while Chrome lives.
-    pub(super) fn frames_read(&self) -> u64 {
-        self.calls.read.load(Ordering::Relaxed)
+    /// The clients that share the pipe.
+    pub(super) fn mux(&self) -> Arc<Mux> {
+        Arc::clone(&self.mux)
+    }
+
+    /// Grows with whatever Chrome reads and writes, also within one large frame: it
+    /// lives.
+    pub(super) fn signs_of_life(&self) -> u64 {
+        self.calls.signs.load(Ordering::Relaxed)
     }
 }
 
 impl Calls {
+    fn live(&self) {
+        self.signs.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u32, oneshot::Sender<Vec<u8>>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -260,12 +285,44 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, CallE
     }
 }
 
-async fn write(mut commands: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = frames.recv().await {
-        if commands.write_all(&frame).await.is_err() || commands.flush().await.is_err() {
+/// Commands first: a client's frame that is being written is finished, and then they
+/// go before the next.
+async fn write(
+    calls: Arc<Calls>,
+    mut commands: impl AsyncWrite + Unpin,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    mut of_tunnels: mpsc::Receiver<Pieces>,
+) {
+    loop {
+        let written = tokio::select! {
+            biased;
+            frame = frames.recv() => match frame {
+                Some(frame) => commands.write_all(&frame).await,
+                None => return,
+            },
+            Some(frame) = of_tunnels.recv() => write_pieces(&calls, &mut commands, frame).await,
+        };
+        if written.is_err() || commands.flush().await.is_err() {
             return;
         }
     }
+}
+
+async fn write_pieces(
+    calls: &Calls,
+    commands: &mut (impl AsyncWrite + Unpin),
+    frame: Pieces,
+) -> io::Result<()> {
+    for piece in frame.0 {
+        for part in piece.chunks(PIPE_BYTES) {
+            commands.write_all(part).await?;
+            // Chrome takes what fits the pipe even while it hangs.
+            if piece.len() > PIPE_BYTES {
+                calls.live();
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn read(
@@ -273,48 +330,98 @@ async fn read(
     answers: impl AsyncRead + Unpin,
     mut listen: impl FnMut(&Client, Event<'_>),
 ) {
-    let mut answers = BufReader::with_capacity(READ_BYTES, answers);
+    let mut answers = BufReader::with_capacity(PIPE_BYTES, answers);
     let mut frame = Vec::new();
     loop {
-        match read_frame(&mut answers, &mut frame).await {
-            Ok(true) => {}
-            Ok(false) => return,
+        let got = match read_frame(&client.calls, &mut answers, &mut frame).await {
+            Ok(got) => got,
             Err(error) => {
                 tracing::warn!(%error, "could not read from the browser");
                 return;
             }
-        }
-        client.calls.read.fetch_add(1, Ordering::Relaxed);
-        match id_of(&frame) {
-            Some(id) => client.calls.settle(id, std::mem::take(&mut frame)),
-            None => match serde_json::from_slice(&frame) {
-                Ok(event) => listen(client, event),
-                Err(error) => tracing::debug!(%error, "a frame that cannot be read"),
-            },
+        };
+        match got {
+            Got::Frame => client.take(std::mem::take(&mut frame), &mut listen),
+            Got::TooLarge(tail) => {
+                let head = std::mem::take(&mut frame);
+                client.take_too_large(&head, &tail);
+            }
+            Got::End => return,
         }
     }
 }
 
-/// `false`: there are no more.
+impl Client {
+    fn take(&self, frame: Vec<u8>, listen: &mut impl FnMut(&Client, Event<'_>)) {
+        match id_of(&frame) {
+            Some(id) if id >= TUNNELED => self.mux.answer(id, frame),
+            Some(id) => self.calls.settle(id, frame),
+            None => {
+                let Some(frame) = self.mux.hear(frame) else {
+                    return;
+                };
+                match serde_json::from_slice(&frame) {
+                    Ok(event) => listen(self, event),
+                    Err(error) => tracing::debug!(%error, "a frame that cannot be read"),
+                }
+            }
+        }
+    }
+
+    /// Whoever asked for it is told; nobody else is hurt.
+    fn take_too_large(&self, head: &[u8], tail: &[u8]) {
+        tracing::warn!(
+            limit_bytes = FRAME_BYTES_MAX,
+            "dropped a frame that is too large"
+        );
+        match id_of(head) {
+            Some(id) if id < TUNNELED => {
+                let words = "the answer is larger than may be";
+                let error = serde_json::json!({ "code": -32000, "message": words });
+                let answer = serde_json::json!({ "id": id, "error": error });
+                self.calls.settle(id, answer.to_string().into_bytes());
+            }
+            id => self.mux.too_large(id, tail),
+        }
+    }
+}
+
+/// What was read.
+enum Got {
+    Frame,
+    /// The frame has its beginning; this is its end.
+    TooLarge(Vec<u8>),
+    /// There are no more.
+    End,
+}
+
 async fn read_frame(
+    calls: &Calls,
     answers: &mut (impl tokio::io::AsyncBufRead + Unpin),
     frame: &mut Vec<u8>,
-) -> std::io::Result<bool> {
+) -> io::Result<Got> {
     frame.clear();
+    let mut tail = None;
     loop {
         let chunk = answers.fill_buf().await?;
         if chunk.is_empty() {
-            return Ok(false);
+            return Ok(Got::End);
         }
+        calls.live();
         let end = chunk.iter().position(|byte| *byte == 0);
         let taken = end.unwrap_or(chunk.len());
-        frame.extend_from_slice(&chunk[..taken]);
+        let into = tail.as_mut().unwrap_or(frame);
+        into.extend_from_slice(&chunk[..taken]);
         answers.consume(taken + usize::from(end.is_some()));
-        if end.is_some() {
-            return Ok(true);
+        if let Some(tail) = &mut tail {
+            tail.drain(..tail.len().saturating_sub(ENDS_BYTES));
+        } else if frame.len() > FRAME_BYTES_MAX {
+            tail = Some(frame[frame.len() - ENDS_BYTES..].to_vec());
+            frame.truncate(ENDS_BYTES);
+            frame.shrink_to_fit();
         }
-        if frame.len() > FRAME_BYTES_MAX {
-            return Err(std::io::Error::other("a frame is too large"));
+        if end.is_some() {
+            return Ok(tail.map_or(Got::Frame, Got::TooLarge));
         }
     }
 }

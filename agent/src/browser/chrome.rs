@@ -23,12 +23,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::actions::{self, evaluation};
 use super::cdp::{CallError, Client};
 use super::live::Live;
+use super::mux::Grounds;
 use super::page::Page;
 use super::process::Process;
 use super::running::Running;
 use super::tabs::Tabs;
 use super::titles;
-use super::{Browser, EndReason, Notice, Performed, Told};
+use super::{Browser, Downloads, EndReason, Notice, Performed, Told, Tunnels};
 use crate::tasks;
 
 /// How long a page that is suspected to be stuck may take to answer.
@@ -40,6 +41,8 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 /// Shortest time between two notices of where the page is.
 const PAGE_CHANGED_EVERY: Duration = Duration::from_millis(250);
+/// How long Chrome may take to let a client join.
+const JOINING_TAKES: Duration = Duration::from_secs(5);
 /// Notices that wait to be taken: the last one of each kind.
 const NOTICES_MAX: usize = 4;
 
@@ -269,6 +272,25 @@ impl Browser for Chrome {
         Arc::new(self.running.stage())
     }
 
+    fn tunnels(&self) -> Tunnels {
+        let grounds = Grounds {
+            client: self.running.client.clone(),
+            folder: self.running.process.folder.clone(),
+            downloads: self.running.process.downloads(),
+            kill: self.kill.clone(),
+        };
+        let mux = self.running.client.mux();
+        Box::new(move |wish| {
+            let deadline = Instant::now() + JOINING_TAKES;
+            let (mux, grounds) = (Arc::clone(&mux), grounds.clone());
+            mux.join(grounds, wish, deadline).boxed()
+        })
+    }
+
+    fn downloads(&self) -> Downloads {
+        Downloads::new(self.running.process.downloads())
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         let Self {
             running, watched, ..
@@ -356,10 +378,10 @@ impl Watcher {
 /// Resolves when the browser does not answer any more. It is asked only while it
 /// is silent.
 async fn hangs(client: Client) {
-    let mut seen = client.frames_read();
+    let mut seen = client.signs_of_life();
     loop {
         sleep(HEARTBEAT).await;
-        let now = client.frames_read();
+        let now = client.signs_of_life();
         if now != std::mem::replace(&mut seen, now) {
             continue;
         }
@@ -368,7 +390,8 @@ async fn hangs(client: Client) {
             .call(None, &question, Instant::now() + HUNG_AFTER)
             .await
         {
-            Err(CallError::Deadline) => return,
+            // Its answer may wait behind a large one.
+            Err(CallError::Deadline) if client.signs_of_life() == now => return,
             // Its end is told by its process.
             Err(CallError::Closed) => return std::future::pending().await,
             _ => {}

@@ -5,11 +5,13 @@ mod actions;
 mod cdp;
 mod census;
 mod chrome;
+mod downloads;
 mod events;
 mod executable;
 mod hands;
 pub mod launcher;
 pub mod live;
+mod mux;
 mod page;
 mod process;
 mod residue;
@@ -32,7 +34,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use downloads::{Downloads, Parts};
 pub use events::Told;
+pub use mux::{Part, Tunnel};
 
 /// What an action gave.
 #[derive(Debug)]
@@ -100,6 +104,45 @@ impl fmt::Display for EndReason {
     }
 }
 
+/// Why a tunnel is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// There is no such browser or page.
+    NotFound,
+    /// The browser has all the tunnels that it may have.
+    TooMany,
+    /// The client asked for it.
+    Closed,
+    /// The page is gone.
+    TargetGone,
+    /// The browser is gone.
+    BrowserGone,
+    /// A message is larger than may be.
+    TooLarge,
+    /// The client does not read.
+    Stalled,
+}
+
+impl TunnelEnd {
+    /// Whether what waits for the client is dropped, so that it holds nothing.
+    #[must_use]
+    pub fn drops_what_waits(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Stalled)
+    }
+}
+
+/// Which client of CDP wants to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelWish {
+    /// Chrome's name for a page; `None`: the browser.
+    pub target: Option<String>,
+    /// `Browser.close` ends the tunnel and nothing else.
+    pub keeps_browser: bool,
+}
+
+/// Lets a client of CDP join.
+pub type Tunnels = Box<dyn Fn(TunnelWish) -> BoxFuture<'static, Result<Tunnel, TunnelEnd>> + Send>;
+
 /// One running browser. The seam: Chrome, or a scripted one in tests.
 pub trait Browser: Send {
     /// For example `Chrome/156.0.8078.73`.
@@ -120,6 +163,12 @@ pub trait Browser: Send {
 
     /// What shows the browser, beside its commands.
     fn live(&self) -> Arc<dyn live::Live>;
+
+    /// Lets clients of CDP join, also while an action has the browser.
+    fn tunnels(&self) -> Tunnels;
+
+    /// What it downloaded.
+    fn downloads(&self) -> Downloads;
 
     /// Ends the browser and leaves nothing: no process, no folder.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;

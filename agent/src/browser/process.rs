@@ -37,6 +37,8 @@ const REAP_DEADLINE: Duration = Duration::from_secs(5);
 /// A running Chrome. Dropping it kills it; [`Process::end`] waits for the end.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// Its own folder, which goes with it.
+    pub(super) folder: PathBuf,
     /// Dropped: kill.
     kill: Option<oneshot::Sender<()>>,
     ended: watch::Receiver<Option<String>>,
@@ -81,12 +83,14 @@ impl Process {
         let (end, ended) = watch::channel(None);
         let (complain, complaints) = watch::channel(Vec::new());
         tasks::spawn("browser complaints", listen(stderr, complain));
+        let folder = own.clone();
         tasks::spawn("browser process", async move {
             let reason = keep(child, killed).await;
             remove(&own).await;
             end.send_replace(Some(reason));
         });
         let process = Self {
+            folder,
             kill: Some(kill),
             ended,
             complaints,
@@ -104,6 +108,11 @@ impl Process {
                 Err(_) => "its keeper is gone".to_owned(),
             }
         }
+    }
+
+    /// Where its downloads are, once there are some.
+    pub(super) fn downloads(&self) -> PathBuf {
+        self.folder.join("downloads")
     }
 
     /// Kills it without waiting.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::live::{Asked, Ends, Live, Picture, Shown};
-use super::{Browser, Launcher, Notice, Performed, Told};
+use super::{Browser, Downloads, Launcher, Notice, Performed, Told, TunnelEnd, Tunnels};
 
 /// Long enough that something can happen meanwhile.
 pub const RECYCLING_TAKES: Duration = Duration::from_secs(1);
@@ -113,6 +113,14 @@ impl Browser for Running {
 
     fn live(&self) -> Arc<dyn Live> {
         Arc::new(self.all.clone())
+    }
+
+    fn tunnels(&self) -> Tunnels {
+        Box::new(|_| async { Err(TunnelEnd::NotFound) }.boxed())
+    }
+
+    fn downloads(&self) -> Downloads {
+        Downloads::new("/nowhere".into())
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {

@@ -14,6 +14,12 @@ const SERVER_NAME: &str = "control-plane.browserfleet";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// What the connection for pictures may have in flight.
 const MEDIA_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What one tunnel may have in flight: large messages keep a 1 Gbit/s line with 8 ms of
+/// round trip full.
+const TUNNEL_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What all tunnels may have in flight: more than they can together, so that one that
+/// stalls takes nothing from the others. It is the most that HTTP/2 knows.
+const TUNNELS_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// Where the control plane is, and how it proves that it is that.
 #[derive(Debug, Clone)]
@@ -86,6 +92,19 @@ impl Dialer {
         Ok(self
             .endpoint(Some(identity))?
             .initial_stream_window_size(MEDIA_WINDOW_BYTES)
+            .connect_lazy())
+    }
+
+    /// A connection of its own for clients of CDP, made when the first one joins.
+    /// Neither commands nor pictures wait behind what they say.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub fn tunnels(&self, identity: &Identity) -> Result<Channel, String> {
+        Ok(self
+            .endpoint(Some(identity))?
+            .initial_stream_window_size(TUNNEL_WINDOW_BYTES)
+            .initial_connection_window_size(TUNNELS_WINDOW_BYTES)
             .connect_lazy())
     }
 }

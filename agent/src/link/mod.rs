@@ -14,6 +14,7 @@ pub mod live;
 pub mod outbox;
 mod pump;
 pub mod stored;
+pub mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub media: watch::Sender<Option<Channel>>,
     /// The connection for live views, while there is a link.
     pub live: watch::Sender<Option<Channel>>,
+    /// The connection for clients of CDP, while there is a link.
+    pub tunnels: watch::Sender<Option<Channel>>,
     /// Why the process is to end and be started anew, once it is.
     pub restart: watch::Sender<Option<String>>,
     /// This life of the process.
@@ -88,6 +91,7 @@ pub async fn run(
         };
         shared.media.send_replace(None);
         shared.live.send_replace(None);
+        shared.tunnels.send_replace(None);
         match ended {
             Ended::Refused(reason) => return reason,
             Ended::Broken {

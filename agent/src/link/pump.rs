@@ -74,6 +74,10 @@ pub(super) async fn hold(
         }
         (Err(reason), _) | (_, Err(reason)) => return broken(reason),
     }
+    match dialer.tunnels(identity) {
+        Ok(tunnels) => drop(shared.tunnels.send_replace(Some(tunnels))),
+        Err(reason) => return broken(reason),
+    }
     Pump {
         shared,
         queue,
@@ -228,6 +232,8 @@ impl Pump<'_> {
             Some(Body::Recycle(recycle)) => sessions.recycle(&recycle),
             Some(Body::Watch(watch)) => sessions.watch(&watch),
             Some(Body::OpenLive(open)) => sessions.show(open),
+            Some(Body::OpenTunnel(open)) => sessions.join(&open),
+            Some(Body::FetchDownload(fetch)) => sessions.fetch(&fetch),
             // A newer server's kind of message, or one that was dealt with.
             Some(Body::Welcome(_) | Body::Refusal(_)) | None => {}
         }

@@ -15,6 +15,7 @@ mod links;
 mod media;
 mod outgoing;
 mod pending;
+mod tunnels;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use links::{Attached, Contact, Link, Newcomer};
 pub use media::{Oversize, Picture};
 pub use outgoing::Outgoing;
 pub use pending::{Claimed, Final, Settled, Waiting};
+pub use tunnels::{Ended, Expecting, Hearing, Pieces, Refused, Saying, Tunnel, Ups};
 
 use browserfleet_proto::agent::v1::{Cancel, ToAgent, to_agent::Body};
 use browserfleet_proto::ids::{CommandId, InstanceId, SessionId};
@@ -56,12 +58,13 @@ pub enum NotSent {
     Busy,
 }
 
-/// All links, all commands under way, and all that is seen.
+/// All links, all commands under way, all that is seen, and whoever is to join.
 #[derive(Debug, Default)]
 pub struct Relay {
     links: links::Links,
     pending: Arc<pending::PendingCommands>,
     views: frames::Views,
+    tunnels: Arc<tunnels::Tunnels>,
 }
 
 impl Relay {

@@ -20,7 +20,7 @@ use crate::relay::{Downs, Full, Keeper, Line, NotSent, Place, VIEWERS_MAX, ViewW
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
 impl Held {
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place {
             session: self.id,
             instance: self.instance,

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod control;
+mod downloads;
 mod events;
 mod handoff;
 pub mod ledger;
@@ -14,6 +15,7 @@ mod queue;
 pub mod registry;
 mod reports;
 mod shown;
+mod tunnel;
 mod wheel;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 
 pub use control::{Actor, Steer};
+pub use downloads::Download;
 pub use events::Following;
 pub use handoff::Asked;
 pub use live::Answering;
@@ -39,6 +42,7 @@ pub use perform::{Performed, Request};
 pub use queue::{ASK_AGAIN, Placed, Ticket};
 pub use reports::Report;
 pub use shown::{ControlView, HandoffView};
+pub use tunnel::{Tunnel, TunnelWish};
 
 use ledger::Ledger;
 use pace::Pace;

@@ -50,6 +50,7 @@ struct Instruments {
     orphans: Counter<u64>,
     sockets: UpDownCounter<i64>,
     viewers: UpDownCounter<i64>,
+    tunnels: UpDownCounter<i64>,
     socket_messages_refused: Counter<u64>,
     instances: Counts,
 }
@@ -249,6 +250,10 @@ impl Instruments {
                 .i64_up_down_counter("browserfleet.viewers")
                 .with_description("Live views of sessions that are open")
                 .build(),
+            tunnels: meter
+                .i64_up_down_counter("browserfleet.tunnels")
+                .with_description("Clients of CDP that are joined to sessions")
+                .build(),
             socket_messages_refused: counter(
                 "browserfleet.socket.messages.refused",
                 "Messages on sockets that were refused",
@@ -374,6 +379,13 @@ pub fn sockets(change: i64) {
 pub fn viewers(change: i64) {
     if let Some(instruments) = INSTRUMENTS.get() {
         instruments.viewers.add(change, &[]);
+    }
+}
+
+/// Clients of CDP joined, or left.
+pub fn tunnels(change: i64) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.tunnels.add(change, &[]);
     }
 }
 

@@ -1,10 +1,11 @@
-//! Pictures that come ahead of their outcomes, and those of live views.
+//! Pictures that come ahead of their outcomes, those of live views, and clients of CDP.
 
 use std::time::Duration;
 
 use browserfleet_proto::agent::v1::live_up::Body as Up;
 use browserfleet_proto::agent::v1::media_service_server::MediaService;
-use browserfleet_proto::agent::v1::{Chunk, Delivered, LiveDown, LiveUp};
+use browserfleet_proto::agent::v1::tunnel_up::Body as TunnelBody;
+use browserfleet_proto::agent::v1::{Chunk, Delivered, LiveDown, LiveUp, Piece, TunnelUp};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
 use futures_util::StreamExt;
@@ -81,6 +82,33 @@ impl MediaService for MediaAdapter {
             .tasks()
             .spawn("agent's live view", show(line, said));
         Ok(Response::new(downs.map(Ok).boxed()))
+    }
+
+    type TunnelStream = BoxStream<'static, Result<Piece, Status>>;
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<TunnelUp>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let instance = caller_of(&request)?;
+        let mut said = request.into_inner();
+        let first = timeout(OPENED_WITHIN, said.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("say first which tunnel it is"))??;
+        let Some(TunnelBody::Joined(joined)) = first.and_then(|it| it.body) else {
+            return Err(Status::failed_precondition("say first which tunnel it is"));
+        };
+        // Read by whoever writes to the client: there is no queue in between.
+        let ups = said
+            .take_while(|up| std::future::ready(up.is_ok()))
+            .filter_map(|up| std::future::ready(up.ok()))
+            .boxed();
+        let pieces = self
+            .api
+            .sessions
+            .tunnel_joined(instance, &joined, ups)
+            .ok_or_else(|| Status::not_found("nobody wants this tunnel"))?;
+        Ok(Response::new(pieces.map(Ok).boxed()))
     }
 }
 
