@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::accounts::{self, Accounts, MailSettings};
-use crate::api::serve::Port;
+use crate::api::serve::{AGENT_CONNECTION_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, Port};
 use crate::api::{self, Api, Front, Readiness, idempotency::Answered};
 use crate::clock;
 use crate::config::{self, Config, Pool};
@@ -141,6 +141,7 @@ impl App {
         let front = Front {
             trusted_proxies: account_settings.trusted_proxies.clone().into(),
             allowed_origins: account_settings.allowed_origins.clone().into(),
+            public_url: account_settings.public_url.clone(),
             tls: public_url.starts_with("https:"),
         };
         let accounts = open_accounts(store.clone(), &data_dir, account_settings, public_url)?;
@@ -261,6 +262,7 @@ impl App {
                 listener: public,
                 tls,
                 connections_max: listen.connections_max,
+                window_bytes: CONNECTION_WINDOW_BYTES,
                 router: api::router(api.clone()),
             },
             Port {
@@ -268,6 +270,7 @@ impl App {
                 listener: private,
                 tls: Some(TlsAcceptor::from(private_tls)),
                 connections_max: AGENT_CONNECTIONS_MAX,
+                window_bytes: AGENT_CONNECTION_WINDOW_BYTES,
                 router: api::agent_router(&api),
             },
         ];

@@ -344,7 +344,23 @@ fn table() -> Vec<Route> {
         route("GET", "/healthz", None, [200, 200, 200]),
         route("GET", "/readyz", None, [200, 200, 200]),
         route("GET", "/openapi.json", None, [200, 200, 200]),
+        route("GET", "/api/sessions/{session}/downloads", None, theirs),
+        route(
+            "GET",
+            "/api/sessions/{session}/downloads/{name}",
+            None,
+            theirs,
+        ),
         route("GET", "/asyncapi.json", None, [200, 200, 200]),
+        // Without a session they tell where one is opened; theirs are none.
+        route("GET", "/json/version", None, [401, 200, 200]),
+        route("GET", "/json/version/", None, [401, 200, 200]),
+        route("GET", "/json", None, theirs),
+        route("GET", "/json/list", None, theirs),
+        route("GET", "/json/protocol", None, [200, 200, 200]),
+        route("PUT", "/json/new", None, theirs),
+        route("GET", "/json/activate/{target}", None, theirs),
+        route("GET", "/json/close/{target}", None, theirs),
     ]
 }
 

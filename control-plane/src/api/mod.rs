@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod browser;
+pub mod cdp;
 pub mod client;
 pub mod extract;
 pub mod grpc;
@@ -16,6 +17,7 @@ mod asyncapi;
 mod auth;
 mod control;
 mod cookies;
+mod downloads;
 mod ec2;
 mod edge;
 mod etag;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, delete, get, patch, post};
+use axum::routing::{any, delete, get, patch, post, put};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::accounts::Accounts;
@@ -75,6 +77,8 @@ pub struct Front {
     pub trusted_proxies: client::TrustedProxies,
     /// Origins whose pages may call, besides our own.
     pub allowed_origins: Arc<[String]>,
+    /// Where clients find us, where the operator says so; else it is as they dialed.
+    pub public_url: Option<String>,
     /// Whether we are reached over TLS, so that browsers should never try without.
     pub tls: bool,
 }
@@ -105,6 +109,11 @@ pub fn router(api: Api) -> Router {
         .route(
             "/api/sessions/{session}/handoff/answer",
             post(control::answer),
+        )
+        .route("/api/sessions/{session}/downloads", get(downloads::list))
+        .route(
+            "/api/sessions/{session}/downloads/{name}",
+            get(downloads::fetch),
         )
         .route("/api/queue/{session}", get(queue::show))
         .route("/api/ec2/instances", get(ec2::list).post(ec2::create))
@@ -222,7 +231,17 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::document))
         .route("/asyncapi.json", get(asyncapi::document))
-        .route("/ws", any(ws::open));
+        .route("/ws", any(ws::open))
+        .route("/json/version", get(cdp::version))
+        .route("/json/version/", get(cdp::version))
+        .route("/json", get(cdp::list))
+        .route("/json/list", get(cdp::list))
+        .route("/json/protocol", get(cdp::protocol))
+        .route("/json/new", put(cdp::open))
+        .route("/json/activate/{target}", get(cdp::activate))
+        .route("/json/close/{target}", get(cdp::close))
+        .route("/devtools/browser/{session}", any(cdp::browser))
+        .route("/devtools/page/{target}", any(cdp::page));
     let front = api.front.clone();
     let hsts = HeaderValue::from_static(HSTS);
     known

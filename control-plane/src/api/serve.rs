@@ -13,6 +13,8 @@ use browserfleet_proto::ladder;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +45,14 @@ const LOCAL_RESETS_MAX: usize = 1024;
 /// with 8 ms of round trip full.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// What one connection may have in flight.
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// The same on the agents' port, where each client of CDP has a stream: those that do
+/// not read hold theirs until they are cut, and no other one.
+pub const AGENT_CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+/// How long a peer may leave unacknowledged what was sent to it, in milliseconds. It is
+/// the system at the other end that acknowledges, so that a program may be slow; one whose
+/// machine is gone is noticed with the next thing that is sent to it.
+const UNACKNOWLEDGED_MS_MAX: u32 = 20_000;
 /// Pause after the system refused to accept (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,6 +70,8 @@ pub struct Port {
     pub tls: Option<TlsAcceptor>,
     /// Connections at once; more wait in the system's queue.
     pub connections_max: usize,
+    /// What one HTTP/2 connection may have in flight.
+    pub window_bytes: u32,
     /// What answers.
     pub router: Router,
 }
@@ -85,6 +96,7 @@ impl Port {
                     let connection = Connection {
                         port: self.name,
                         address,
+                        window_bytes: self.window_bytes,
                         router: self.router.clone(),
                         tasks: tasks.clone(),
                         _permit: permit,
@@ -114,6 +126,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 struct Connection {
     port: &'static str,
     address: SocketAddr,
+    window_bytes: u32,
     router: Router,
     tasks: Tasks,
     _permit: OwnedSemaphorePermit,
@@ -124,6 +137,10 @@ impl Connection {
         // Commands are single small packets; waiting to fill one costs 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(client = %self.address, %error, "could not set TCP_NODELAY");
+        }
+        let set = setsockopt(&stream, TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX);
+        if let Err(error) = set {
+            tracing::debug!(client = %self.address, %error, "could not set TCP_USER_TIMEOUT");
         }
         let Some(tls) = tls else {
             return self.speak(stream, None).await;
@@ -162,7 +179,7 @@ impl Connection {
             }
             router.clone().oneshot(request)
         });
-        let builder = builder();
+        let builder = builder(self.window_bytes);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let result = tokio::select! {
@@ -178,7 +195,7 @@ impl Connection {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(window_bytes: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -194,7 +211,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX as u32)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window_bytes)
         .keep_alive_interval(ladder::KEEP_ALIVE)
         .keep_alive_timeout(ladder::KEEP_ALIVE_TIMEOUT);
     builder

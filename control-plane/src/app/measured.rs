@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::api;
-use crate::api::serve::Port;
+use crate::api::serve::{CONNECTION_WINDOW_BYTES, Port};
 use crate::clock;
 use crate::domain::certificate::Certificate;
 use crate::relay::Relay;
@@ -54,6 +54,7 @@ impl Measured {
             listener: self.listener,
             tls: None,
             connections_max: CONNECTIONS_MAX,
+            window_bytes: CONNECTION_WINDOW_BYTES,
             router: api::metrics_router(Arc::new(self.metrics)),
         }
     }

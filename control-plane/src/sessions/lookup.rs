@@ -54,29 +54,49 @@ impl Sessions {
     /// # Errors
     /// [`Error::SessionAmbiguous`], or what opening one gives.
     pub async fn only_session(self: &Arc<Self>, user: &CurrentUser) -> Result<OwnedSession, Error> {
-        let mut live = self
-            .registry
-            .select(|held| held.user == user.id && held.phase() == Phase::Live);
+        let mut live = self.live_of(user);
         match (live.pop(), live.is_empty()) {
-            (Some(only), true) => Ok(OwnedSession::Held(only)),
+            (Some(only), true) => Ok(only),
             (Some(_), false) => Err(Error::SessionAmbiguous),
             (None, _) => {
-                match self.open(user, Wish::default(), ONLY_SESSION_WAIT).await? {
-                    Opened::Live(session) => self.owned(user, session.id).await,
-                    Opened::Queued(ticket) => {
-                        // Nobody has its ticket.
-                        self.finish(
-                            ticket.session,
-                            "no_capacity",
-                            "no instance was ready in time",
-                        )
-                        .await;
-                        Err(Error::NoCapacity {
-                            reason: "no instance was ready in time".into(),
-                            retry_after: RETRY,
-                        })
-                    }
-                }
+                self.open_within(user, Wish::default(), ONLY_SESSION_WAIT)
+                    .await
+            }
+        }
+    }
+
+    /// The user's sessions that take commands here.
+    pub fn live_of(&self, user: &CurrentUser) -> Vec<OwnedSession> {
+        let live = self
+            .registry
+            .select(|held| held.user == user.id && held.phase() == Phase::Live);
+        live.into_iter().map(OwnedSession::Held).collect()
+    }
+
+    /// Opens a session for somebody who does not wait any longer than this.
+    ///
+    /// # Errors
+    /// What opening one gives.
+    pub async fn open_within(
+        self: &Arc<Self>,
+        user: &CurrentUser,
+        wish: Wish,
+        wait: Duration,
+    ) -> Result<OwnedSession, Error> {
+        match self.open(user, wish, wait).await? {
+            Opened::Live(session) => self.owned(user, session.id).await,
+            Opened::Queued(ticket) => {
+                // Nobody has its ticket.
+                self.finish(
+                    ticket.session,
+                    "no_capacity",
+                    "no instance was ready in time",
+                )
+                .await;
+                Err(Error::NoCapacity {
+                    reason: "no instance was ready in time".into(),
+                    retry_after: RETRY,
+                })
             }
         }
     }

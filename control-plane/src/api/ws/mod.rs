@@ -147,7 +147,7 @@ async fn pass_of(api: &Api, parts: &mut Parts) -> Result<Pass, Error> {
     }
 }
 
-fn no_handshake(rejection: &WebSocketUpgradeRejection) -> Response {
+pub(super) fn no_handshake(rejection: &WebSocketUpgradeRejection) -> Response {
     let error = Error::BadRequest {
         field: None,
         message: format!("this is a WebSocket: {rejection}"),

@@ -1,0 +1,167 @@
+//! `/devtools/browser/…` and `/devtools/page/…`: whoever may not is told so before the
+//! socket is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use browserfleet_proto::limits::TUNNEL_MESSAGE_IN_BYTES_MAX;
+
+use super::NEW;
+use super::pass::Visitor;
+use super::wire::{self, Client};
+use crate::api::{Api, ws};
+use crate::error::Error;
+use crate::sessions::{OwnedSession, Sessions, Tunnel, TunnelWish, Wish};
+
+/// How long an instance is waited for where the client names no session. Some clients
+/// give up on all of their connecting after 15 s.
+const OPENING_WAIT: Duration = Duration::from_secs(10);
+/// Bytes that are read at once: some messages are large.
+const READ_BYTES: usize = 64 * 1024;
+/// Which session a client has, where it did not name one.
+const SESSION_HEADER: HeaderName = HeaderName::from_static("x-browserfleet-session");
+
+/// A session that was opened for one client, and goes when it does.
+struct Opened {
+    sessions: Arc<Sessions>,
+    session: OwnedSession,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let (sessions, session) = (Arc::clone(&self.sessions), self.session.clone());
+        self.sessions.tasks().spawn("end a client's session", async move {
+            if let Err(error) = sessions.end(&session, "client_left").await {
+                tracing::warn!(session.id = %session.id(), %error, "could not end a client's session");
+            }
+        });
+    }
+}
+
+/// A socket to a browser.
+///
+/// # Errors
+/// Where the caller may not, there is no such session or it is not live, or none can be
+/// opened.
+pub async fn browser(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (mut parts, _) = request.into_parts();
+    let visitor = Visitor::of(&api, &parts).await?;
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &api).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(ws::no_handshake(&rejection)),
+    };
+    let (session, opened) = if name == NEW {
+        match visitor.named_session(&api).await? {
+            Some(session) => (session, None),
+            None => open(&api, &visitor).await?,
+        }
+    } else {
+        (visitor.session(&api, &name).await?, None)
+    };
+    let wish = TunnelWish {
+        target: None,
+        keeps_browser: visitor.keep_alive,
+    };
+    let tunnel = api.sessions.tunnel(&session, wish).await?;
+    Ok(carry(
+        &api, upgrade, &parts, &visitor, tunnel, opened, &session,
+    ))
+}
+
+/// A socket to one page.
+///
+/// # Errors
+/// Where the caller may not, or there is no such page in a session of theirs.
+pub async fn page(
+    State(api): State<Api>,
+    Path(target): Path<String>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (mut parts, _) = request.into_parts();
+    let visitor = Visitor::of(&api, &parts).await?;
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &api).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(ws::no_handshake(&rejection)),
+    };
+    // Clients that keep nothing of an address but its query name a page alone: its name
+    // is unique among all sessions.
+    let sessions = match visitor.named_session(&api).await? {
+        Some(session) => vec![session],
+        None => api.sessions.live_of(visitor.user()),
+    };
+    for session in sessions {
+        let wish = TunnelWish {
+            target: Some(target.clone()),
+            keeps_browser: visitor.keep_alive,
+        };
+        match api.sessions.tunnel(&session, wish).await {
+            Ok(tunnel) => {
+                return Ok(carry(
+                    &api, upgrade, &parts, &visitor, tunnel, None, &session,
+                ));
+            }
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::NotFound("page"))
+}
+
+async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Option<Opened>), Error> {
+    visitor.may_open()?;
+    let session = api
+        .sessions
+        .open_within(visitor.user(), Wish::default(), OPENING_WAIT)
+        .await?;
+    let opened = Opened {
+        sessions: Arc::clone(&api.sessions),
+        session: session.clone(),
+    };
+    Ok((session, Some(opened).filter(|_| !visitor.keep_alive)))
+}
+
+fn carry(
+    api: &Api,
+    upgrade: WebSocketUpgrade,
+    parts: &Parts,
+    visitor: &Visitor,
+    tunnel: Tunnel,
+    opened: Option<Opened>,
+    session: &OwnedSession,
+) -> Response {
+    let client = Client::new(api.clone(), visitor.user().clone(), session.id());
+    tracing::info!(
+        session.id = %session.id(),
+        client = ?parts.headers.get(axum::http::header::USER_AGENT),
+        "a client of CDP connects"
+    );
+    let tasks = api.sessions.tasks().clone();
+    let mut response = upgrade
+        .max_message_size(TUNNEL_MESSAGE_IN_BYTES_MAX)
+        .max_frame_size(TUNNEL_MESSAGE_IN_BYTES_MAX)
+        .read_buffer_size(READ_BYTES)
+        // Messages go out as they come.
+        .write_buffer_size(0)
+        .on_upgrade(async move |websocket| {
+            let carried = tasks.spawn("tunnel", async move {
+                let _opened = opened;
+                wire::carry(client, websocket, tunnel).await;
+            });
+            if carried.await.is_err() {
+                tracing::debug!("a tunnel's task was ended");
+            }
+        });
+    if let Ok(id) = HeaderValue::from_str(&session.id().to_string()) {
+        response.headers_mut().insert(SESSION_HEADER, id);
+    }
+    response
+}
