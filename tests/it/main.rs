@@ -46,3 +46,5 @@ mod socket;
 mod store;
 mod tenants;
 mod tickets;
+mod tunnel_clients;
+mod tunnels;

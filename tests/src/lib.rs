@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod aws;
+pub mod cdp;
 pub mod fault_proxy;
 pub mod grpc;
 pub mod mail;

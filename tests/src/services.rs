@@ -1,5 +1,5 @@
 //! What is not ours and as real as it can be: an OpenID provider, something that
-//! speaks as GitHub does, and a mail server. Processes of Node that end with the
+//! speaks as GitHub does, a mail server, and clients of CDP. Processes of Node that end with the
 //! value that stands for them.
 
 use std::path::{Path, PathBuf};
@@ -33,6 +33,45 @@ pub fn python_of(purpose: &str) -> anyhow::Result<PathBuf> {
         "the Python for {purpose} is not installed; run: .ci/install {purpose}"
     );
     Ok(python)
+}
+
+/// How long a client of CDP may take for all that it does.
+const CLIENT_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Runs a client of CDP from npm, and gives the last line that it prints.
+///
+/// # Errors
+/// What it says instead, and where its packages are not installed.
+pub async fn run_client(script: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+    let running = client(script, arguments)?.wait_with_output();
+    let output = timeout(CLIENT_DEADLINE, running)
+        .await
+        .with_context(|| format!("{script} {arguments:?} takes too long"))??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{script}: {said}{complained}");
+    let last = said.lines().last().context("it said nothing")?;
+    Ok(serde_json::from_str(last)?)
+}
+
+/// Starts a client of CDP from npm that runs until it is killed.
+///
+/// # Errors
+/// Where its packages are not installed.
+pub fn client(script: &str, arguments: &[&str]) -> anyhow::Result<Child> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("services");
+    anyhow::ensure!(
+        folder.join("node_modules").exists(),
+        "the services are not installed; run: .ci/install services"
+    );
+    Ok(Command::new("node")
+        .arg(folder.join("clients").join(script))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?)
 }
 
 #[derive(Debug)]
