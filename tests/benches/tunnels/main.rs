@@ -32,7 +32,9 @@ struct Direct {
 impl Direct {
     /// Starts one as that one was started, but for its pipe.
     async fn like(other: &Process) -> Self {
-        let mut words = other.command.split('\0').filter(|it| !it.is_empty());
+        // Chrome writes its arguments anew, apart by spaces; none of ours has one.
+        let words = other.command.split(['\0', ' ']);
+        let mut words = words.filter(|it| !it.is_empty());
         let program = words.next().unwrap();
         let own = |it: &&str| !it.starts_with("--remote-") && !it.starts_with("--user-data-dir");
         let profile = TempDir::new().unwrap();
