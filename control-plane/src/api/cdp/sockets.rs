@@ -29,12 +29,23 @@ const SESSION_HEADER: HeaderName = HeaderName::from_static("x-browserfleet-sessi
 /// A session that was opened for one client, and goes when it does.
 struct Opened {
     sessions: Arc<Sessions>,
-    session: OwnedSession,
+    /// `None`: it stays.
+    session: Option<OwnedSession>,
+}
+
+impl Opened {
+    /// It stays when its client goes.
+    fn keep(mut self) {
+        self.session = None;
+    }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let (sessions, session) = (Arc::clone(&self.sessions), self.session.clone());
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        let sessions = Arc::clone(&self.sessions);
         self.sessions.tasks().spawn("end a client's session", async move {
             if let Err(error) = sessions.end(&session, "client_left").await {
                 tracing::warn!(session.id = %session.id(), %error, "could not end a client's session");
@@ -62,7 +73,10 @@ pub async fn browser(
     let (session, opened) = if name == NEW {
         match visitor.named_session(&api).await? {
             Some(session) => (session, None),
-            None => open(&api, &visitor).await?,
+            None => {
+                let (session, opened) = open(&api, &visitor).await?;
+                (session, Some(opened))
+            }
         }
     } else {
         (visitor.session(&api, &name).await?, None)
@@ -72,6 +86,13 @@ pub async fn browser(
         keeps_browser: visitor.keep_alive,
     };
     let tunnel = api.sessions.tunnel(&session, wish).await?;
+    let opened = match opened {
+        Some(opened) if visitor.keep_alive => {
+            opened.keep();
+            None
+        }
+        other => other,
+    };
     Ok(carry(
         &api, upgrade, &parts, &visitor, tunnel, opened, &session,
     ))
@@ -116,7 +137,7 @@ pub async fn page(
     Err(Error::NotFound("page"))
 }
 
-async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Option<Opened>), Error> {
+async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Opened), Error> {
     visitor.may_open()?;
     let session = api
         .sessions
@@ -124,9 +145,9 @@ async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Option<Open
         .await?;
     let opened = Opened {
         sessions: Arc::clone(&api.sessions),
-        session: session.clone(),
+        session: Some(session.clone()),
     };
-    Ok((session, Some(opened).filter(|_| !visitor.keep_alive)))
+    Ok((session, opened))
 }
 
 fn carry(
