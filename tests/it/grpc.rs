@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use browserfleet_proto::browser::v1::{
-    self, action, outcome, perform_stream_reply, perform_stream_request, watch_events_reply,
+    self, action, outcome, perform_stream_reply, perform_stream_request, tunnel_request,
+    watch_events_reply,
 };
 use browserfleet_tests::api::Caller;
 use browserfleet_tests::eventually;
@@ -754,5 +755,133 @@ async fn another_language_drives_it_by_reflection() {
     });
     assert_eq!(seen, expected);
     assert!(!world.log().contains(&key), "no key is in the log");
+    world.stop().await;
+}
+
+/// A client of CDP over gRPC.
+struct Tunnel {
+    say: mpsc::Sender<v1::TunnelRequest>,
+    hear: Streaming<v1::MessagePiece>,
+}
+
+fn piece(data: &str, last: bool) -> v1::TunnelRequest {
+    let data = data.to_owned().into();
+    let piece = v1::MessagePiece { data, last };
+    v1::TunnelRequest {
+        body: Some(tunnel_request::Body::Piece(piece)),
+    }
+}
+
+impl Tunnel {
+    async fn open(client: &mut Client, first: v1::TunnelRequest) -> Result<Self, Status> {
+        let (say, said) = mpsc::channel(16);
+        say.send(first).await.unwrap();
+        let hear = client.tunnel(ReceiverStream::new(said)).await?.into_inner();
+        Ok(Self { say, hear })
+    }
+
+    async fn join(client: &mut Client, session: &str, keep_alive: bool) -> Result<Self, Status> {
+        let join = v1::JoinTunnel {
+            session_id: session.to_owned(),
+            target_id: String::new(),
+            keep_alive,
+        };
+        let body = Some(tunnel_request::Body::Join(join));
+        Self::open(client, v1::TunnelRequest { body }).await
+    }
+
+    async fn say(&self, message: &Value) {
+        self.say
+            .send(piece(&message.to_string(), true))
+            .await
+            .unwrap();
+    }
+
+    /// The answer to the message of this id.
+    async fn answer(&mut self, id: u64) -> Value {
+        let mut message = Vec::new();
+        loop {
+            let piece = timeout(SOON, self.hear.message()).await.unwrap();
+            let piece = piece.unwrap().expect("it goes on");
+            message.extend_from_slice(&piece.data);
+            if piece.last {
+                let said: Value = serde_json::from_slice(&message).unwrap();
+                if said["id"] == id {
+                    return said["result"].clone();
+                }
+                message.clear();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_cdp_joins_and_large_messages_go_through_in_pieces() {
+    let world = World::new().await.unwrap();
+    let alice = world.administrator().await;
+    let session = alice.open(json!({})).await;
+    let mut client = service(&alice).await;
+    let mut bob = service(&world.user("bob").await).await;
+    let refused = Tunnel::join(&mut bob, &session.id, false).await.err();
+    assert_eq!(
+        said(&refused.unwrap()),
+        (Code::NotFound, "not_found".into())
+    );
+    let refused = Tunnel::open(&mut client, piece("{}", true)).await.err();
+    let refused = refused.unwrap();
+    let bad = refused.get_details_bad_request().unwrap();
+    assert_eq!(bad.field_violations[0].field, "join");
+
+    let mut tunnel = Tunnel::join(&mut client, &session.id, true).await.unwrap();
+    tunnel
+        .say
+        .send(piece(r#"{"id":1,"method":"Browser."#, false))
+        .await
+        .unwrap();
+    tunnel
+        .say
+        .send(piece(r#"getVersion"}"#, true))
+        .await
+        .unwrap();
+    let version = tunnel.answer(1).await;
+    assert!(
+        version["product"].as_str().unwrap().contains("Chrome"),
+        "{version}"
+    );
+    tunnel
+        .say(&json!({ "id": 2, "method": "Target.getTargets" }))
+        .await;
+    let targets = tunnel.answer(2).await;
+    let page = &targets["targetInfos"][0]["targetId"];
+    let attach = json!({ "targetId": page, "flatten": true });
+    tunnel
+        .say(&json!({ "id": 3, "method": "Target.attachToTarget", "params": attach }))
+        .await;
+    let attached = tunnel.answer(3).await;
+    let large = json!({ "expression": "'x'.repeat(5 << 20)", "returnByValue": true });
+    tunnel
+        .say(&json!({ "id": 4, "method": "Runtime.evaluate", "params": large, "sessionId": attached["sessionId"] }))
+        .await;
+    let large = tunnel.answer(4).await;
+    assert_eq!(large["result"]["value"].as_str().unwrap().len(), 5 << 20);
+    // Commands go on beside it, and its end ends nothing else where it is to be kept.
+    assert_eq!(session.value("1 + 1").await, 2);
+    tunnel
+        .say(&json!({ "id": 5, "method": "Browser.close" }))
+        .await;
+    assert_eq!(end_of(tunnel.hear).await, Code::Ok);
+    assert_eq!(session.value("1 + 1").await, 2);
+
+    let tunnel = Tunnel::join(&mut client, &session.id, false).await.unwrap();
+    tunnel
+        .say(&json!({ "id": 1, "method": "Browser.close" }))
+        .await;
+    assert_eq!(end_of(tunnel.hear).await, Code::Ok);
+    eventually("the session has ended", SOON, || async {
+        session.show().await["status"] == "ended"
+    })
+    .await;
+    let refused = Tunnel::join(&mut client, &session.id, false).await.err();
+    assert_eq!(reason(&refused.unwrap()), "session_gone");
     world.stop().await;
 }

@@ -10,6 +10,7 @@ mod commands;
 mod deadline;
 mod lasting;
 mod refusal;
+mod tunnel;
 mod watching;
 
 use futures_util::stream::BoxStream;
@@ -171,6 +172,21 @@ impl BrowserService for BrowserAdapter {
         let counted = call.counted()?;
         let events = watching::events(&call.api, &session, request.after_seq);
         Ok(Response::new(call.lasting(counted, events)))
+    }
+
+    type TunnelStream = Streamed<v1::MessagePiece>;
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelRequest>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let call = self.call(&request)?;
+        let counted = call.counted()?;
+        let mut said = request.into_inner();
+        let joined = tunnel::join(&call, &mut said);
+        let joined = joined.await?;
+        let heard = tunnel::carry(&call, joined, said);
+        Ok(Response::new(call.lasting(counted, heard)))
     }
 
     type WatchFramesStream = Streamed<v1::Frame>;
