@@ -321,7 +321,7 @@ async fn every_command_does_what_it_does_over_rest() {
 
     // What is refused is refused as REST does it, with the same code.
     let nowhere = v1::PerformRequest {
-        timeout_ms: 100,
+        timeout_ms: 2_000,
         ..perform(
             &id,
             action::Kind::Click(v1::Click {
@@ -746,7 +746,7 @@ async fn another_language_drives_it_by_reflection() {
         "title": "A small page",
         "picture": "PNG",
         "refused": { "status": "PERMISSION_DENIED", "reason": "url_blocked", "field": "url" },
-        "not_found": { "status": "FAILED_PRECONDITION", "reason": "selector_not_found" },
+        "failed": { "status": "FAILED_PRECONDITION", "reason": "script_error" },
         "standing": "live",
         "values": [0, 2, 4, 6, 8, 10, 12, 14, 16, 18],
         "told": "command.started",

@@ -113,12 +113,9 @@ def main():
                 "Perform", session_id=session.id, action={"navigate": {"url": "file:///etc/passwd"}}
             )
         )
-        seen["not_found"] = refusal_of(
+        seen["failed"] = refusal_of(
             lambda: browsers.ask(
-                "Perform",
-                session_id=session.id,
-                timeout_ms=200,
-                action={"click": {"selector": "#nowhere"}},
+                "Perform", session_id=session.id, action={"execute": {"expression": "null.x"}}
             )
         )
 
