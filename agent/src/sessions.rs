@@ -30,6 +30,11 @@ use crate::tasks;
 /// being launched is waited for.
 const RECYCLE_DEADLINE: Duration = Duration::from_secs(45);
 
+/// Orders that a session may have before it has looked at them. A part of that is for
+/// commands alone; the rest is room to take back each of those, and of those that wait
+/// already, and to say who watches: who must not wait finds room.
+const INBOX_MAX: usize = 4 * SESSION_QUEUE_MAX;
+
 /// Why a session ends, for [`SessionEnded`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -189,7 +194,7 @@ impl Handle {
             };
             return self.refuse(id, open.epoch, Code::AgentBusy, reason.into());
         }
-        let (inbox, orders) = mpsc::channel(SESSION_QUEUE_MAX);
+        let (inbox, orders) = mpsc::channel(INBOX_MAX);
         let (stop, stopped) = watch::channel(None);
         let epoch = open.epoch;
         state.held.insert(id, Held { epoch, inbox, stop });
@@ -303,11 +308,9 @@ impl Handle {
                 reject(Code::NotLeased, "the command is of another lease");
             }
             Some(held) => {
-                if held
-                    .inbox
-                    .try_send(Order::Command(Box::new(asked)))
-                    .is_err()
-                {
+                let command = Order::Command(Box::new(asked));
+                let has_room = held.inbox.capacity() > INBOX_MAX - SESSION_QUEUE_MAX;
+                if !has_room || held.inbox.try_send(command).is_err() {
                     reject(Code::AgentBusy, "too many commands wait for this session");
                 }
             }
@@ -686,6 +689,26 @@ mod tests {
             busy += usize::from(agent.outcome().await.1 == Err(Code::AgentBusy));
         }
         assert!(busy >= many - 2 * SESSION_QUEUE_MAX - 1, "{busy} of {many}");
+    }
+
+    /// All before the session has looked at one of them.
+    #[tokio::test(start_paused = true)]
+    async fn as_many_as_are_taken_can_be_taken_back() {
+        let agent = Agent::new();
+        let session = agent.open().await;
+        let asked: Vec<_> = (0..SESSION_QUEUE_MAX).map(|_| CommandId::new()).collect();
+        for id in &asked {
+            agent.submit(*id, session, EPOCH, "wait");
+        }
+        for id in &asked {
+            agent.handle.cancel(&Cancel {
+                command_id: id.to_string(),
+                session_id: session.to_string(),
+            });
+        }
+        for _ in &asked {
+            assert_eq!(agent.outcome().await.1, Err(Code::Cancelled));
+        }
     }
 
     async fn recycled(agent: &Agent) -> Recycled {

@@ -467,6 +467,27 @@ async fn too_many_commands_at_once_are_refused_and_the_rest_goes_on() {
     );
     assert_eq!(refused.status, Code::ResourceExhausted as u32);
     assert!(refused.retryable && refused.retry_after_ms > 0);
+    // Nobody is left to hear: what was admitted is taken back, and what was on its way
+    // there is not even that.
+    drop(commands);
+    let latest = Instant::now() + SOON;
+    loop {
+        let commands = session.commands().await;
+        let back = ["cancelled", "not_sent"];
+        let left = commands
+            .iter()
+            .filter(|it| !back.contains(&it["status"].as_str().unwrap()));
+        let left: Vec<_> = left.collect();
+        if left.is_empty() && !commands.is_empty() {
+            break;
+        }
+        assert!(
+            Instant::now() < latest,
+            "of {} these are left: {left:?}",
+            commands.len()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     world.stop().await;
 }
 
