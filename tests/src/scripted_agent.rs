@@ -655,6 +655,7 @@ impl Link {
                 }
                 Some(Heard::Command(command)) => self.report(executed(&command, value)).await?,
                 Some(Heard::Recycle(recycle)) => {
+                    roster.keep_only(&[]);
                     let recycled = Recycled {
                         epoch: recycle.epoch,
                         residue: Vec::new(),
