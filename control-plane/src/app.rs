@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::accounts::{self, Accounts, MailSettings};
@@ -53,8 +53,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(25);
 /// How long commands that are under way may take at a stop. Those that take longer
 /// have an unknown outcome for their callers, and their own in the history.
 const COMMANDS_DEADLINE: Duration = Duration::from_secs(10);
-/// How often is looked whether any is left; it is a stop, and nobody waits for it.
-const COMMANDS_LOOK: Duration = Duration::from_millis(20);
+/// How long the rest may take once no answer can come any more: it is written, and told.
+const REST_DEADLINE: Duration = Duration::from_secs(5);
 /// How many agents may be connected.
 const AGENT_CONNECTIONS_MAX: usize = 10_000;
 const READY_NOTE: &str = "ready.json";
@@ -356,7 +356,7 @@ impl App {
         }
         if self.fleet.outlives_us() {
             // Their agents go to another replica; what they are at is answered here.
-            self.commands_answered().await;
+            self.commands_answered(COMMANDS_DEADLINE).await;
         }
         // Agents close their browsers and say so while their links still hold.
         let ended = Mutex::new(Vec::new());
@@ -371,8 +371,9 @@ impl App {
         for (instance, reason) in ended {
             self.api.sessions.instance_lost(instance, &reason).await;
         }
-        self.relay.cut_all();
+        self.relay.close();
         self.machines.ended().await;
+        self.commands_answered(REST_DEADLINE).await;
         self.api.sessions.close_ledger();
         self.tasks.ended().await;
         self.store.close().await;
@@ -381,10 +382,10 @@ impl App {
 
 impl App {
     /// Resolves once no command is under way, or they have had their time.
-    async fn commands_answered(&self) {
-        let latest = Instant::now() + COMMANDS_DEADLINE;
-        while self.relay.under_way() > 0 && Instant::now() < latest {
-            sleep(COMMANDS_LOOK).await;
+    async fn commands_answered(&self, within: Duration) {
+        let answered = self.api.sessions.commands_answered();
+        if timeout(within, answered).await.is_err() {
+            tracing::info!("commands go on that will be answered elsewhere");
         }
     }
 }

@@ -201,3 +201,32 @@ async fn what_ended_before_a_start_is_known_from_the_first_answer_on() {
     });
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_session_that_is_ended_at_one_has_no_browser_at_the_other() {
+    let pair = pair().await;
+    let [one, other] = &pair.worlds;
+    one.register("ada@example.com", PASSWORD).await;
+    let nobody = one.nobody();
+    let ada = nobody.sign_in("ada@example.com", PASSWORD).await.unwrap();
+    let session = ada.open(json!({ "wait_ms": 30_000 })).await;
+    // Whichever has the link of its agent: the other one is asked.
+    let there = other.nobody().with_token(ada.token());
+    let runs_at_one = {
+        let body = json!({ "session_id": session.id, "expression": "1" });
+        ada.post("/api/browser/execute", body).await.status == 200
+    };
+    let elsewhere = if runs_at_one { &there } else { &ada };
+    assert!(!one.browsers().is_empty() || !other.browsers().is_empty());
+    let path = format!("/api/sessions/{}", session.id);
+    let ended = elsewhere.delete(&path).await.ok();
+    assert_eq!(ended["status"], "ended");
+    eventually("its browser is gone", Duration::from_secs(10), || async {
+        let idle = |it: &browserfleet_tests::processes::Process| it.command.contains("--headless");
+        !one.browsers().iter().any(idle) && !other.browsers().iter().any(idle)
+    })
+    .await;
+    for world in pair.worlds {
+        world.stop().await;
+    }
+}

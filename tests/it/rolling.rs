@@ -185,3 +185,53 @@ async fn a_rolling_deploy_loses_no_page_and_fails_nothing_that_may_be_asked_agai
     current.stop().await;
     front.aws.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_outlasts_its_replica_has_its_outcome_in_the_history() {
+    let front = Front::new().await;
+    let mut former = front.deploy().await;
+    former.register("alice@example.com", PASSWORD).await;
+    let nobody = Caller::nobody(&format!("http://{}", front.api.address));
+    let alice = nobody.sign_in("alice@example.com", PASSWORD).await.unwrap();
+    let session = alice.open(json!({ "wait_ms": 60_000 })).await;
+    let asking = {
+        let session = session.clone();
+        tokio::spawn(async move {
+            // Longer than a stop waits for it.
+            let expression = "new Promise(done => setTimeout(() => done('late'), 14000))";
+            let body = json!({ "session_id": session.id, "expression": expression });
+            session.caller.post("/api/browser/execute", body).await
+        })
+    };
+    eventually("it is under way", PATIENCE, || async {
+        session.commands().await.len() == 1
+    })
+    .await;
+    let current = front.deploy().await;
+    let began = Instant::now();
+    assert!(former.terminate().await.success());
+    former.assert_quiet();
+    println!("the stop took {:?}", began.elapsed());
+    let reply = asking.await.unwrap();
+    let told = reply.json();
+    assert_eq!(
+        (
+            reply.status,
+            told["code"].as_str(),
+            told["outcome"].as_str()
+        ),
+        (504, Some("outcome_unknown"), Some("unknown")),
+        "{told}"
+    );
+    let history = || async { session.commands().await.remove(0) };
+    eventually("its outcome comes", Duration::from_secs(30), || async {
+        history().await["status"] != "pending"
+    })
+    .await;
+    let outcome = history().await;
+    assert_eq!(outcome["status"], "ok", "{outcome}");
+    assert_eq!(outcome["result"]["value"], "late", "{outcome}");
+    session.end().await.ok();
+    current.stop().await;
+    front.aws.stop().await;
+}

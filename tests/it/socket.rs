@@ -85,6 +85,23 @@ async fn commands_go_many_at_once_and_are_answered_by_their_ids() {
         assert_eq!(answer["payload"]["value"], value);
         assert_eq!(answer["session_id"], session.id);
     }
+    // They reach the page in the order in which they were said.
+    let mut order = Vec::new();
+    for number in 0..40 {
+        let expression = format!("(window.order ??= []).push({number})");
+        let expression = json!({ "expression": expression });
+        order.push(socket.begin("execute", id, expression).await);
+    }
+    for name in order {
+        socket.hear(|it| it["id"] == name.as_str()).await;
+    }
+    let order = socket
+        .ask("execute", id, json!({ "expression": "window.order" }))
+        .await;
+    assert_eq!(
+        order["payload"]["value"],
+        json!((0..40).collect::<Vec<_>>())
+    );
     let picture = socket.ask("screenshot", id, json!({})).await;
     let data = picture["payload"]["data"].as_str().unwrap();
     assert!(data.starts_with("iVBOR"), "a PNG in base64");
@@ -95,7 +112,7 @@ async fn commands_go_many_at_once_and_are_answered_by_their_ids() {
         .iter()
         .map(|it| it["type"].clone())
         .collect();
-    assert_eq!((&kinds[0], kinds.len()), (&json!("screenshot"), 22));
+    assert_eq!((&kinds[0], kinds.len()), (&json!("screenshot"), 63));
 
     // What is wrong is named where the client wrote it.
     let bad = socket

@@ -161,14 +161,11 @@ impl Relay {
         self.links.cut(instance);
     }
 
-    /// How many commands are under way.
-    pub fn under_way(&self) -> usize {
-        self.pending.count()
-    }
-
-    /// Cuts all links.
-    pub fn cut_all(&self) {
+    /// Cuts all links. No answer comes over them any more: their agents go to another
+    /// replica, or are gone.
+    pub fn close(&self) {
         self.links.cut_all();
+        self.pending.leave_all();
     }
 
     /// Gives a command its final outcome. `false`: nobody waits for it here.

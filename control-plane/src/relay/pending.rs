@@ -47,6 +47,8 @@ pub enum Final {
     NotSent,
     /// It may have run; its answer is lost.
     Unknown,
+    /// It goes on, and another replica will hear its answer.
+    Left,
 }
 
 #[derive(Debug)]
@@ -111,10 +113,6 @@ impl Drop for Waiting {
 impl PendingCommands {
     fn entries(&self) -> MutexGuard<'_, HashMap<CommandId, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.entries().len()
     }
 
     pub(super) fn admit(
@@ -245,6 +243,20 @@ impl PendingCommands {
         }
     }
 
+    /// Ends waiting for agents that go on without this process.
+    pub(super) fn leave_all(&self) {
+        let left: Vec<Entry> = self.entries().drain().map(|(_, entry)| entry).collect();
+        for entry in left {
+            let outcome = match entry.progress {
+                Progress::Queued => Final::NotSent,
+                Progress::Sent => Final::Left,
+            };
+            if entry.reply.send(outcome).is_err() {
+                tracing::debug!(command.id = %entry.command.id, "nobody waits for it");
+            }
+        }
+    }
+
     fn finish(&self, command: CommandId, outcome: Final) -> bool {
         let entry = self.entries().remove(&command);
         entry.is_some_and(|entry| entry.reply.send(outcome).is_ok())
@@ -314,6 +326,7 @@ mod tests {
         LinkClosedWithIt(usize),
         SessionLost(usize),
         GivenUp(usize),
+        LeftBehind,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -323,6 +336,7 @@ mod tests {
             (0..COMMANDS).prop_map(Step::LinkClosedWithIt),
             (0..2usize).prop_map(Step::SessionLost),
             (0..COMMANDS).prop_map(Step::GivenUp),
+            Just(Step::LeftBehind),
         ];
         proptest::collection::vec(step, 0..40)
     }
@@ -341,6 +355,7 @@ mod tests {
             Final::Settled(_) => "settled",
             Final::NotSent => "not_sent",
             Final::Unknown => "unknown",
+            Final::Left => "left",
         }
     }
 
@@ -411,6 +426,16 @@ mod tests {
                     Step::GivenUp(it) => {
                         waiting[it] = None;
                         model[it] = Known::Forgotten;
+                    }
+                    Step::LeftBehind => {
+                        pending.leave_all();
+                        for known in &mut model {
+                            *known = match *known {
+                                Known::Queued => Known::Ended("not_sent"),
+                                Known::Sent => Known::Ended("left"),
+                                other => other,
+                            };
+                        }
                     }
                 }
                 let again: Vec<CommandId> = pending

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::line::InLine;
 use super::registry::{Held, Phase};
 use super::shown::{ControlView, HandoffView};
 use super::wheel::Turn;
@@ -208,15 +209,18 @@ impl Sessions {
         Ok(())
     }
 
-    /// Waits until the automation drives and all that came before had their turn.
+    /// Waits until the automation drives and all that came before had their turn: in the
+    /// order of the places that they give up for it.
     pub(super) async fn wait_for_turn<'a>(
         &self,
         held: &'a Arc<Held>,
+        before: InLine,
         deadline: Instant,
         cancelled: Option<CancellationToken>,
     ) -> Result<Turn<'a>, Error> {
         let in_the_way = || held.wheel.look(parked).err().unwrap_or(CROWDED);
         let place = held.wheel.queue().ok_or_else(in_the_way)?;
+        drop(before);
         let cancelled = cancelled.unwrap_or_default();
         let mut phase = held.follow();
         tokio::select! {

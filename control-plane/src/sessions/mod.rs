@@ -6,6 +6,7 @@ mod downloads;
 mod events;
 mod handoff;
 pub mod ledger;
+mod line;
 mod live;
 mod lookup;
 mod open;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use browserfleet_proto::ids::SessionId;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::domain::session::{Session, Status};
 use crate::domain::user::Limits;
@@ -38,7 +40,7 @@ pub use handoff::Asked;
 pub use live::Answering;
 pub use lookup::Page;
 pub use open::{Opened, TIMEOUT_MAX, Wish};
-pub use perform::{Performed, Request};
+pub use perform::{Begun, Performed, Request};
 pub use queue::{ASK_AGAIN, Placed, Ticket};
 pub use reports::Report;
 pub use shown::{ControlView, HandoffView};
@@ -67,6 +69,8 @@ pub struct Sessions {
     /// Changes when somebody may wait for an instance.
     queued: watch::Sender<u64>,
     openings: Openings,
+    /// Those that have begun and have no outcome yet.
+    commands: TaskTracker,
 }
 
 /// A session that its caller holds: found by id and user together.
@@ -135,6 +139,7 @@ impl Sessions {
             controls: watch::Sender::new(0),
             queued: watch::Sender::new(0),
             openings: Openings::default(),
+            commands: TaskTracker::new(),
         }
     }
 

@@ -8,12 +8,14 @@ use browserfleet_proto::action::{self, Action, Answer, Code, Rejection};
 use browserfleet_proto::ids::{CommandId, SessionId};
 use browserfleet_proto::{ladder, limits};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::control::Admitted;
+use super::line::InLine;
 use super::registry::{Held, Phase};
-use super::{OwnedSession, Sessions};
+use super::{OwnedSession, Sessions, wheel};
 use crate::clock;
 use crate::domain::command::{Status, Ticket};
 use crate::domain::control::Driver;
@@ -48,7 +50,7 @@ pub struct Performed {
 
 impl Sessions {
     /// Runs one command to its final outcome, by its deadline and
-    /// [`ladder::SETTLE_GRACE`].
+    /// [`ladder::SETTLE_GRACE`], also where the caller leaves.
     ///
     /// # Errors
     /// Everything but success; the error says what is known of the outcome.
@@ -57,116 +59,56 @@ impl Sessions {
         session: OwnedSession,
         request: Request,
     ) -> Result<Performed, CommandError> {
-        let command = CommandId::new();
-        let fail = |error| CommandError { command, error };
-        let held = session.held().map_err(fail)?;
-        self.keep_pace(held.user).await.map_err(fail)?;
-        let this = Arc::clone(self);
-        let work = self.tasks.spawn("command", async move {
-            let outcome = this.run(&held, command, request).await;
-            held.touch(clock::now());
-            outcome
-        });
+        let begun = self.begin(session, request)?;
+        let id = begun.id;
+        let work = self.tasks.spawn("command", begun.run());
         match work.await {
-            Ok(Some(outcome)) => outcome.map_err(fail),
-            Ok(None) | Err(_) => Err(fail(Error::Internal(anyhow::anyhow!(
-                "the command's task ended before the command"
-            )))),
+            Ok(Some(outcome)) => outcome,
+            Ok(None) | Err(_) => Err(CommandError {
+                command: id,
+                error: Error::Internal(anyhow::anyhow!(
+                    "the command's task ended before the command"
+                )),
+            }),
         }
     }
 
-    async fn run(
+    /// Gives a command its place: a session's commands reach its browser in the order in
+    /// which they began. It has to be run then.
+    ///
+    /// # Errors
+    /// Where the session takes none, or this process none any more.
+    pub fn begin(
         self: &Arc<Self>,
-        held: &Arc<Held>,
-        command: CommandId,
+        session: OwnedSession,
         request: Request,
-    ) -> Result<Performed, Error> {
-        let admitted = held.admits(request.driver)?;
-        let timeout = request
-            .timeout
-            .unwrap_or(held.command_timeout)
-            .min(limits::COMMAND_TIMEOUT_MAX);
-        let deadline = Instant::now() + timeout;
-        let now = clock::now();
-        held.touch(now);
-        self.append(Entry::Admitted {
-            id: command,
-            session: held.id,
-            kind: request.action.kind(),
-            params: params_of(&request.action),
-            at: now,
-            deadline_at: now.plus(timeout),
+    ) -> Result<Begun, CommandError> {
+        let id = CommandId::new();
+        let until_done = self.commands.token();
+        let held = if self.commands.is_closed() {
+            Err(Error::NotSent)
+        } else {
+            session.held()
+        };
+        let held = held.map_err(|error| CommandError { command: id, error })?;
+        Ok(Begun {
+            id,
+            place: match request.driver {
+                // Nobody's command waits behind those that are held while they drive.
+                Some(_) => held.persons.stand(),
+                None => held.automation.stand(),
+            },
+            request,
+            held,
+            sessions: Arc::clone(self),
+            _until_done: until_done,
         })
-        .await?;
-        let started = Instant::now();
-        held.tell(
-            "command.started",
-            &json!({ "command_id": command, "kind": request.action.kind() }),
-        );
+    }
 
-        let turn = match admitted {
-            Admitted::AtOnce => Ok(None),
-            Admitted::InTurn => {
-                let cancelled = request.cancelled.clone();
-                self.wait_for_turn(held, deadline, cancelled)
-                    .await
-                    .map(Some)
-            }
-        };
-        let outcome = match turn {
-            Ok(turn) => {
-                let dispatched = self.dispatch(held, command, &request.action, deadline);
-                // It is on its way, so that whoever waits next comes after it.
-                drop(turn);
-                self.outcome_of(dispatched, held, command, request.cancelled)
-                    .await
-            }
-            Err(error) => Outcome::Parked(error),
-        };
-        metrics::command(request.action.kind(), status_of(&outcome).as_str());
-        held.tell(
-            "command.finished",
-            &json!({
-                "command_id": command,
-                "kind": request.action.kind(),
-                "status": status_of(&outcome).as_str(),
-                "error": code_of(&outcome),
-                "took_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            }),
-        );
-        let ticket = match &outcome {
-            Outcome::Final(Final::Settled(Settled {
-                written: Some(ticket),
-                ..
-            })) => *ticket,
-            other => self.append(settled_entry(command, held.id, other)).await?,
-        };
-        let latest = deadline + ladder::SETTLE_GRACE;
-        match tokio::time::timeout_at(latest, self.ledger.durable(ticket)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Error::StoreUnavailable),
-        }
-        match outcome {
-            Outcome::Final(Final::Settled(Settled {
-                outcome: Ok(answer),
-                picture,
-                ..
-            })) => Ok(Performed {
-                command,
-                answer,
-                picture,
-            }),
-            Outcome::Final(Final::Settled(Settled {
-                outcome: Err(rejection),
-                ..
-            })) => Err(error_of(rejection, held)),
-            Outcome::Final(Final::NotSent) | Outcome::Refused(relay::NotSent::NoLink) => {
-                Err(Error::NotSent)
-            }
-            Outcome::Refused(relay::NotSent::Busy) => Err(Error::AgentBusy),
-            Outcome::Final(Final::Unknown) => Err(Error::OutcomeUnknown),
-            Outcome::Parked(error) => Err(error),
-        }
+    /// Lets no more commands begin, and resolves once none is under way.
+    pub async fn commands_answered(&self) {
+        self.commands.close();
+        self.commands.wait().await;
     }
 
     fn dispatch(
@@ -220,6 +162,148 @@ impl Sessions {
     }
 }
 
+/// A command that has its place among those of its session. Dropping it gives that up.
+pub struct Begun {
+    /// Its id, in the history.
+    id: CommandId,
+    place: InLine,
+    request: Request,
+    held: Arc<Held>,
+    sessions: Arc<Sessions>,
+    _until_done: TaskTrackerToken,
+}
+
+impl Begun {
+    /// Runs it to its final outcome, by its deadline and [`ladder::SETTLE_GRACE`].
+    /// Whoever may leave before calls [`Sessions::perform`].
+    ///
+    /// # Errors
+    /// Everything but success; the error says what is known of the outcome.
+    pub async fn run(self) -> Result<Performed, CommandError> {
+        let command = self.id;
+        let held = Arc::clone(&self.held);
+        let outcome = self.to_its_end().await;
+        held.touch(clock::now());
+        outcome.map_err(|error| CommandError { command, error })
+    }
+
+    async fn to_its_end(self) -> Result<Performed, Error> {
+        let Self {
+            id: command,
+            mut place,
+            request,
+            held,
+            sessions,
+            _until_done,
+        } = self;
+        let held = &held;
+        sessions.keep_pace(held.user).await?;
+        let timeout = request
+            .timeout
+            .unwrap_or(held.command_timeout)
+            .min(limits::COMMAND_TIMEOUT_MAX);
+        let deadline = Instant::now() + timeout;
+        let first = timeout_at(deadline, place.first()).await;
+        first.map_err(|_| Error::NotSent)?;
+        let admitted = held.admits(request.driver)?;
+        let now = clock::now();
+        held.touch(now);
+        let written = sessions.append(Entry::Admitted {
+            id: command,
+            session: held.id,
+            kind: request.action.kind(),
+            params: params_of(&request.action),
+            at: now,
+            deadline_at: now.plus(timeout),
+        });
+        let written = timeout_at(deadline, written).await;
+        written
+            .map_err(|_| Error::NotSent)?
+            .map_err(|_| Error::NotSent)?;
+        let started = Instant::now();
+        held.tell(
+            "command.started",
+            &json!({ "command_id": command, "kind": request.action.kind() }),
+        );
+
+        let turn = match admitted {
+            Admitted::AtOnce => Ok(Turn::OfItsPlace { _place: place }),
+            Admitted::InTurn => {
+                let cancelled = request.cancelled.clone();
+                let turn = sessions.wait_for_turn(held, place, deadline, cancelled);
+                turn.await.map(|turn| Turn::OfTheWheel { _turn: turn })
+            }
+        };
+        let outcome = match turn {
+            Ok(turn) => {
+                let dispatched = sessions.dispatch(held, command, &request.action, deadline);
+                // It is on its way, so that whoever waits next comes after it.
+                drop(turn);
+                let cancelled = request.cancelled;
+                sessions
+                    .outcome_of(dispatched, held, command, cancelled)
+                    .await
+            }
+            Err(error) => Outcome::Parked(error),
+        };
+        metrics::command(request.action.kind(), status_of(&outcome).as_str());
+        held.tell(
+            "command.finished",
+            &json!({
+                "command_id": command,
+                "kind": request.action.kind(),
+                "status": status_of(&outcome).as_str(),
+                "error": code_of(&outcome),
+                "took_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+        );
+        let ticket = match &outcome {
+            Outcome::Final(Final::Settled(Settled {
+                written: Some(ticket),
+                ..
+            })) => *ticket,
+            // Whoever hears its answer writes it.
+            Outcome::Final(Final::Left) => return Err(Error::OutcomeUnknown),
+            other => {
+                let entry = settled_entry(command, held.id, other);
+                sessions.append(entry).await?
+            }
+        };
+        let latest = deadline + ladder::SETTLE_GRACE;
+        match timeout_at(latest, sessions.ledger.durable(ticket)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(Error::StoreUnavailable),
+        }
+        match outcome {
+            Outcome::Final(Final::Settled(Settled {
+                outcome: Ok(answer),
+                picture,
+                ..
+            })) => Ok(Performed {
+                command,
+                answer,
+                picture,
+            }),
+            Outcome::Final(Final::Settled(Settled {
+                outcome: Err(rejection),
+                ..
+            })) => Err(error_of(rejection, held)),
+            Outcome::Final(Final::NotSent) | Outcome::Refused(relay::NotSent::NoLink) => {
+                Err(Error::NotSent)
+            }
+            Outcome::Refused(relay::NotSent::Busy) => Err(Error::AgentBusy),
+            Outcome::Final(Final::Unknown | Final::Left) => Err(Error::OutcomeUnknown),
+            Outcome::Parked(error) => Err(error),
+        }
+    }
+}
+
+/// What keeps a command's order until it is on its way.
+enum Turn<'a> {
+    OfItsPlace { _place: InLine },
+    OfTheWheel { _turn: wheel::Turn<'a> },
+}
+
 enum Outcome {
     /// It waited for the automation's turn, and did not get it.
     Parked(Error),
@@ -238,7 +322,7 @@ fn status_of(outcome: &Outcome) -> Status {
         }
         Outcome::Parked(_) => Status::NotSent,
         Outcome::Refused(_) | Outcome::Final(Final::NotSent) => Status::NotSent,
-        Outcome::Final(Final::Unknown) => Status::Unknown,
+        Outcome::Final(Final::Unknown | Final::Left) => Status::Unknown,
         Outcome::Final(Final::Settled(settled)) => status_of_answer(&settled.outcome),
     }
 }

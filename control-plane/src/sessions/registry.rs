@@ -10,6 +10,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::{InstanceId, SessionId, UserId};
 use tokio::sync::watch;
 
+use super::line::Line;
 use super::wheel::Wheel;
 use crate::domain::control::Control;
 use crate::domain::session::WhileControlled;
@@ -69,6 +70,10 @@ pub struct Held {
     pub while_controlled: WhileControlled,
     /// Who drives.
     pub wheel: Wheel,
+    /// The automation's commands that are on their way to the browser.
+    pub(super) automation: Line,
+    /// Those of whoever drives.
+    pub(super) persons: Line,
     phase: watch::Sender<Phase>,
     expires_at: AtomicI64,
     last_activity_at: AtomicI64,
@@ -125,6 +130,8 @@ impl Held {
             idle_timeout: holding.idle_timeout,
             while_controlled: holding.while_controlled,
             wheel: Wheel::default(),
+            automation: Line::default(),
+            persons: Line::default(),
             phase: watch::Sender::new(phase.clone()),
             expires_at: AtomicI64::new(holding.expires_at.0),
             last_activity_at: AtomicI64::new(holding.last_activity_at.0),

@@ -5,8 +5,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use browserfleet_proto::limits;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::watch;
 
+use super::line::{InLine, Line};
 use crate::domain::control::Control;
 
 /// Commands of one session that are held: as many as its agent would take.
@@ -24,7 +25,7 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Wheel {
     known: watch::Sender<Known>,
-    turns: Mutex<()>,
+    turns: Line,
     waiting: AtomicUsize,
     renewing: AtomicBool,
 }
@@ -76,7 +77,10 @@ impl Wheel {
     /// A place among those that wait for the automation to drive. `None`: too many do.
     pub(super) fn queue(&self) -> Option<Place<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::AcqRel);
-        let place = Place(self);
+        let place = Place {
+            wheel: self,
+            standing: self.turns.stand(),
+        };
         (before < HELD_MAX).then_some(place)
     }
 
@@ -92,36 +96,32 @@ impl Wheel {
 }
 
 /// A place in the order of those that wait. Whoever leaves gives it up.
-#[derive(Debug)]
-pub(super) struct Place<'a>(&'a Wheel);
+pub(super) struct Place<'a> {
+    wheel: &'a Wheel,
+    standing: InLine,
+}
 
 impl<'a> Place<'a> {
     /// Waits until all that came before have had their turn, and the automation drives.
     /// The turn lasts until it is dropped: what is done in it is done in order.
-    pub(super) async fn turn(self) -> Turn<'a> {
-        let wheel = self.0;
-        let turn = wheel.turns.lock().await;
-        let mut known = wheel.follow();
+    pub(super) async fn turn(mut self) -> Turn<'a> {
+        self.standing.first().await;
+        let mut known = self.wheel.follow();
         let drives = known.wait_for(|it| it.control.is_automations()).await;
         debug_assert!(drives.is_ok(), "the wheel has the other end");
         drop(drives);
-        Turn {
-            _turn: turn,
-            _place: self,
-        }
+        Turn { _place: self }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.wheel.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// The automation's turn to drive.
-#[derive(Debug)]
 pub(super) struct Turn<'a> {
-    _turn: MutexGuard<'a, ()>,
     _place: Place<'a>,
 }
 

@@ -405,14 +405,19 @@ impl Socket {
         };
         request.cancelled = Some(cancelled);
         let (id, about) = (session.id(), message.about().session(session.id()));
-        let (api, outbox, under_way) = (self.api.clone(), outbox.clone(), self.under_way.clone());
+        let (outbox, under_way) = (outbox.clone(), self.under_way.clone());
         let name = message.id.clone();
+        // Here, so that they begin in the order in which they were read.
+        let begun = self.api.sessions.begin(session, request);
         // It goes on where the client leaves: what became of it is in the history.
         self.api
             .sessions
             .tasks()
             .spawn("socket's command", async move {
-                let performed = api.sessions.perform(session, request).await;
+                let performed = match begun {
+                    Ok(begun) => begun.run().await,
+                    Err(error) => Err(error),
+                };
                 under_way.finish(name.as_deref());
                 let answer = match performed {
                     Ok(performed) => match Done::new(id, performed).into_text() {

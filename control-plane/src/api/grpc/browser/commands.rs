@@ -48,16 +48,6 @@ async fn prepare(
     Ok((session, request))
 }
 
-async fn run(
-    call: &Call,
-    session: OwnedSession,
-    request: Request,
-) -> Result<v1::PerformReply, Refusal> {
-    let id = session.id();
-    let performed = call.api.sessions.perform(session, request).await?;
-    Ok(Done::new(id, performed).into_message())
-}
-
 /// Runs one command to its final outcome.
 ///
 /// # Errors
@@ -68,7 +58,9 @@ pub(super) async fn perform(
     cancelled: CancellationToken,
 ) -> Result<v1::PerformReply, Refusal> {
     let (session, request) = prepare(call, request, cancelled).await?;
-    run(call, session, request).await
+    let id = session.id();
+    let performed = call.api.sessions.perform(session, request).await?;
+    Ok(Done::new(id, performed).into_message())
 }
 
 /// Runs the commands of a stream. What is under way when nobody hears its answers any
@@ -150,18 +142,21 @@ impl Commands {
             cancelled.ok_or_else(|| Error::invalid("id", "a command with this id is under way"))?;
         let prepared = prepare(&self.call, request, cancelled).await;
         let (session, request) = prepared.inspect_err(|_| self.under_way.finish(Some(id)))?;
-        let (call, replies) = (self.call.clone(), self.replies.clone());
-        let (under_way, id) = (self.under_way.clone(), id.to_owned());
-        self.call
-            .api
-            .sessions
-            .tasks()
-            .spawn("gRPC command", async move {
-                let done = run(&call, session, request).await;
-                under_way.finish(Some(&id));
-                answer(&replies, id, done).await;
-                drop(permit);
-            });
+        let (replies, under_way) = (self.replies.clone(), self.under_way.clone());
+        let (id, session_id) = (id.to_owned(), session.id());
+        let sessions = &self.call.api.sessions;
+        // Here, so that they begin in the order in which they were read.
+        let begun = sessions.begin(session, request);
+        sessions.tasks().spawn("gRPC command", async move {
+            let performed = match begun {
+                Ok(begun) => begun.run().await,
+                Err(error) => Err(error),
+            };
+            under_way.finish(Some(&id));
+            let done = performed.map(|it| Done::new(session_id, it).into_message());
+            answer(&replies, id, done.map_err(Refusal::from)).await;
+            drop(permit);
+        });
         Ok(())
     }
 
