@@ -12,7 +12,7 @@ use browserfleet_control_plane::domain::machine::{
 use browserfleet_control_plane::domain::session::{Session, Status};
 use browserfleet_control_plane::domain::time::Timestamp;
 use browserfleet_control_plane::domain::user::Role;
-use browserfleet_control_plane::store::commands::Entry;
+use browserfleet_control_plane::store::commands::{Admission, Entry, Settlement};
 use browserfleet_control_plane::store::instances::{NewInstance, Unless, Wanted};
 use browserfleet_control_plane::store::launches::{Failure, NewRequest};
 use browserfleet_control_plane::store::users::NewUser;
@@ -67,18 +67,18 @@ async fn instance_in(store: &Store) -> InstanceId {
 }
 
 fn admitted(id: CommandId, session: SessionId) -> Entry {
-    Entry::Admitted {
+    Entry::Admitted(Admission {
         id,
         session,
         kind: "execute",
         params: "{}".into(),
         at: NOW,
         deadline_at: NOW,
-    }
+    })
 }
 
 fn settled(id: CommandId, session: SessionId, status: CommandStatus) -> Entry {
-    Entry::Settled {
+    Entry::Settled(Settlement {
         id,
         session,
         status,
@@ -86,7 +86,7 @@ fn settled(id: CommandId, session: SessionId, status: CommandStatus) -> Entry {
         error_code: None,
         error_message: None,
         at: NOW,
-    }
+    })
 }
 
 #[tokio::test]
@@ -202,6 +202,51 @@ async fn an_instance_has_one_holder_and_a_user_no_more_than_the_quota() {
             let admitted = admitted.iter().filter(|it| **it).count();
             assert_eq!(admitted, QUOTA as usize, "{url}");
         }
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_counts_once_whether_it_comes_with_its_command_or_later() {
+    use CommandStatus::{Error, Ok};
+    for url in &engines().urls {
+        let store = Store::open(url, NOW).await.unwrap();
+        let session = SessionId::new();
+        let ids: Vec<_> = (0..5).map(|_| CommandId::new()).collect();
+        let [together, apart, again, foreign, twice] = ids[..] else {
+            unreachable!()
+        };
+        let write = async |entries: &[Entry]| store.append_history(entries).await.unwrap();
+        write(&[admitted(together, session), settled(together, session, Ok)]).await;
+        write(&[admitted(apart, session), admitted(again, session)]).await;
+        write(&[
+            settled(apart, session, Ok),
+            settled(together, session, Error),
+        ])
+        .await;
+        // A batch that was written and is written again.
+        write(&[admitted(again, session), settled(again, session, Ok)]).await;
+        write(&[admitted(again, session), settled(again, session, Error)]).await;
+        write(&[
+            admitted(foreign, session),
+            settled(foreign, SessionId::new(), Ok),
+        ])
+        .await;
+        write(&[
+            admitted(twice, session),
+            settled(twice, session, Ok),
+            settled(twice, session, Error),
+        ])
+        .await;
+        let shown = store.commands_of(session, None, 10).await.unwrap();
+        let of = |id| shown.iter().find(|it| it.id == id).expect("it is there");
+        for id in [together, apart, again, twice] {
+            let command = of(id);
+            assert_eq!((command.status, command.ended_at), (Ok, Some(NOW)), "{url}");
+            assert_eq!(command.result.as_deref(), Some("1"), "{url}");
+        }
+        assert_eq!(of(foreign).status, CommandStatus::Pending, "{url}");
+        assert_eq!(shown.len(), ids.len(), "{url}");
         store.close().await;
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::command::Ticket;
@@ -21,6 +22,11 @@ use crate::tasks::Tasks;
 const QUEUE_MAX: usize = 8192;
 /// Entries in one transaction.
 const BATCH_MAX: usize = 512;
+/// How long a command's admission waits for its outcome where nothing else is to be
+/// written: of a quick command both are one statement then, and a third of its time is
+/// saved. Who crashes in it forgets a command that began a moment before, as it does
+/// while a transaction is under way.
+const ADMISSION_WAITS: Duration = Duration::from_millis(5);
 /// Wait between two attempts while the database does not answer.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
@@ -90,6 +96,11 @@ impl Ledger {
     }
 }
 
+/// Whether somebody waits until it is written.
+fn is_awaited(entry: &Entry) -> bool {
+    matches!(entry, Entry::Settled(_))
+}
+
 async fn write(
     store: Store,
     mut entries: mpsc::Receiver<(Ticket, Entry)>,
@@ -107,6 +118,14 @@ async fn write(
         };
         if received == 0 {
             return;
+        }
+        let latest = Instant::now() + ADMISSION_WAITS;
+        while batch.len() < BATCH_MAX && !batch.iter().any(|(_, entry)| is_awaited(entry)) {
+            let room = BATCH_MAX - batch.len();
+            let more = timeout_at(latest, entries.recv_many(&mut batch, room));
+            if !matches!(more.await, Ok(1..)) {
+                break;
+            }
         }
         let Some(last) = batch.last().map(|(ticket, _)| *ticket) else {
             continue;

@@ -21,7 +21,7 @@ use crate::domain::command::{Status, Ticket};
 use crate::domain::control::Driver;
 use crate::error::{CommandError, Error};
 use crate::relay::{self, Final, Picture, Settled, Waiting};
-use crate::store::commands::Entry;
+use crate::store::commands::{Admission, Entry, Settlement};
 use crate::telemetry::metrics;
 
 /// What a caller asks of a session.
@@ -208,14 +208,14 @@ impl Begun {
         let admitted = held.admits(request.driver)?;
         let now = clock::now();
         held.touch(now);
-        let written = sessions.append(Entry::Admitted {
+        let written = sessions.append(Entry::Admitted(Admission {
             id: command,
             session: held.id,
             kind: request.action.kind(),
             params: params_of(&request.action),
             at: now,
             deadline_at: now.plus(timeout),
-        });
+        }));
         let written = timeout_at(deadline, written).await;
         written
             .map_err(|_| Error::NotSent)?
@@ -352,7 +352,7 @@ fn code_of(outcome: &Outcome) -> Option<&'static str> {
 fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> Entry {
     match outcome {
         Outcome::Final(Final::Settled(settled)) => answered(command, session, &settled.outcome),
-        Outcome::Parked(error) => Entry::Settled {
+        Outcome::Parked(error) => Entry::Settled(Settlement {
             id: command,
             session,
             status: status_of(outcome),
@@ -360,7 +360,7 @@ fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> E
             error_code: Some(error.code()),
             error_message: Some(error.to_string()),
             at: clock::now(),
-        },
+        }),
         Outcome::Refused(_) | Outcome::Final(_) => {
             without_answer(command, session, status_of(outcome))
         }
@@ -368,7 +368,7 @@ fn settled_entry(command: CommandId, session: SessionId, outcome: &Outcome) -> E
 }
 
 fn without_answer(command: CommandId, session: SessionId, status: Status) -> Entry {
-    Entry::Settled {
+    Entry::Settled(Settlement {
         id: command,
         session,
         status,
@@ -376,14 +376,14 @@ fn without_answer(command: CommandId, session: SessionId, status: Status) -> Ent
         error_code: None,
         error_message: None,
         at: clock::now(),
-    }
+    })
 }
 
 /// The history's line for an answer.
 pub(super) fn answered(command: CommandId, session: SessionId, outcome: &action::Outcome) -> Entry {
     let at = clock::now();
     match outcome {
-        Ok(answer) => Entry::Settled {
+        Ok(answer) => Entry::Settled(Settlement {
             id: command,
             session,
             status: Status::Ok,
@@ -391,8 +391,8 @@ pub(super) fn answered(command: CommandId, session: SessionId, outcome: &action:
             error_code: None,
             error_message: None,
             at,
-        },
-        Err(rejection) => Entry::Settled {
+        }),
+        Err(rejection) => Entry::Settled(Settlement {
             id: command,
             session,
             status: status_of_answer(outcome),
@@ -400,7 +400,7 @@ pub(super) fn answered(command: CommandId, session: SessionId, outcome: &action:
             error_code: Some(rejection.code.as_str()),
             error_message: Some(rejection.message.clone()),
             at,
-        },
+        }),
     }
 }
 

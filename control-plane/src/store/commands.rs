@@ -1,5 +1,7 @@
 //! The history of commands.
 
+use std::collections::HashMap;
+
 use browserfleet_proto::ids::{CommandId, SessionId};
 use sqlx::any::AnyRow;
 
@@ -7,41 +9,49 @@ use super::{Error, Store, column, parsed};
 use crate::domain::command::{Command, Status};
 use crate::domain::time::Timestamp;
 
-/// One line for the history.
+/// What is to be written in the history.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// A command was admitted.
-    Admitted {
-        /// Its id.
-        id: CommandId,
-        /// On which session.
-        session: SessionId,
-        /// `navigate`, `click`, …
-        kind: &'static str,
-        /// JSON.
-        params: String,
-        /// When.
-        at: Timestamp,
-        /// When its caller stops waiting.
-        deadline_at: Timestamp,
-    },
+    Admitted(Admission),
     /// A command's outcome is known. Only the first one counts.
-    Settled {
-        /// Its id.
-        id: CommandId,
-        /// On which session: another session's command stays as it is.
-        session: SessionId,
-        /// How it ended.
-        status: Status,
-        /// JSON.
-        result: Option<String>,
-        /// The public code.
-        error_code: Option<&'static str>,
-        /// For the caller.
-        error_message: Option<String>,
-        /// When.
-        at: Timestamp,
-    },
+    Settled(Settlement),
+}
+
+/// That a command was admitted.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// Its id.
+    pub id: CommandId,
+    /// On which session.
+    pub session: SessionId,
+    /// `navigate`, `click`, …
+    pub kind: &'static str,
+    /// JSON.
+    pub params: String,
+    /// When.
+    pub at: Timestamp,
+    /// When its caller stops waiting.
+    pub deadline_at: Timestamp,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Its id.
+    pub id: CommandId,
+    /// On which session: another session's command stays as it is.
+    pub session: SessionId,
+    /// How it ended.
+    pub status: Status,
+    /// JSON.
+    pub result: Option<String>,
+    /// The public code.
+    pub error_code: Option<&'static str>,
+    /// For the caller.
+    pub error_message: Option<String>,
+    /// When.
+    pub at: Timestamp,
 }
 
 impl Store {
@@ -51,13 +61,14 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn append_history(&self, entries: &[Entry]) -> Result<(), Error> {
-        if let [only] = entries {
+        let lines = lines_of(entries);
+        if let [only] = lines.as_slice() {
             // A statement of its own is a transaction, without the two round trips.
-            return append(&self.write, only).await;
+            return append(&self.write, *only).await;
         }
         let mut transaction = self.write.begin().await?;
-        for entry in entries {
-            append(&mut *transaction, entry).await?;
+        for line in lines {
+            append(&mut *transaction, line).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -108,49 +119,85 @@ impl Store {
     }
 }
 
+/// One statement.
+#[derive(Clone, Copy)]
+enum Line<'e> {
+    Admitted(&'e Admission),
+    Settled(&'e Settlement),
+    /// A quick command's admission and its outcome.
+    Whole(&'e Admission, &'e Settlement),
+}
+
+/// As few statements as say the same.
+fn lines_of(entries: &[Entry]) -> Vec<Line<'_>> {
+    let mut lines = Vec::with_capacity(entries.len());
+    let mut admitted = HashMap::new();
+    for entry in entries {
+        match entry {
+            Entry::Admitted(it) => {
+                admitted.insert(it.id, (lines.len(), it));
+                lines.push(Line::Admitted(it));
+            }
+            Entry::Settled(it) => {
+                let its_own = |(_, begun): &(usize, &Admission)| begun.session == it.session;
+                match admitted.remove(&it.id).filter(its_own) {
+                    Some((at, begun)) => lines[at] = Line::Whole(begun, it),
+                    None => lines.push(Line::Settled(it)),
+                }
+            }
+        }
+    }
+    lines
+}
+
 async fn append<'e>(
     executor: impl sqlx::Executor<'e, Database = sqlx::Any>,
-    entry: &'e Entry,
+    line: Line<'e>,
 ) -> Result<(), Error> {
-    let statement = match entry {
-        Entry::Admitted {
-            id,
-            session,
-            kind,
-            params,
-            at,
-            deadline_at,
-        } => sqlx::query(
+    let statement = match line {
+        Line::Admitted(it) => sqlx::query(
             "insert into commands (id, session_id, kind, params, status, started_at, \
              deadline_at) values ($1, $2, $3, $4, 'pending', $5, $6) \
              on conflict (id) do nothing",
         )
-        .bind(id.to_string())
-        .bind(session.to_string())
-        .bind(*kind)
-        .bind(params.as_str())
-        .bind(at.0)
-        .bind(deadline_at.0),
-        Entry::Settled {
-            id,
-            session,
-            status,
-            result,
-            error_code,
-            error_message,
-            at,
-        } => sqlx::query(
+        .bind(it.id.to_string())
+        .bind(it.session.to_string())
+        .bind(it.kind)
+        .bind(it.params.as_str())
+        .bind(it.at.0)
+        .bind(it.deadline_at.0),
+        Line::Settled(it) => sqlx::query(
             "update commands set status = $2, result = $3, error_code = $4, \
              error_message = $5, ended_at = $6 \
              where id = $1 and session_id = $7 and ended_at is null",
         )
-        .bind(id.to_string())
-        .bind(status.as_str())
-        .bind(result.as_deref())
-        .bind(*error_code)
-        .bind(error_message.as_deref())
-        .bind(at.0)
-        .bind(session.to_string()),
+        .bind(it.id.to_string())
+        .bind(it.status.as_str())
+        .bind(it.result.as_deref())
+        .bind(it.error_code)
+        .bind(it.error_message.as_deref())
+        .bind(it.at.0)
+        .bind(it.session.to_string()),
+        Line::Whole(begun, ended) => sqlx::query(
+            "insert into commands (id, session_id, kind, params, status, started_at, \
+             deadline_at, result, error_code, error_message, ended_at) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             on conflict (id) do update set status = excluded.status, \
+             result = excluded.result, error_code = excluded.error_code, \
+             error_message = excluded.error_message, ended_at = excluded.ended_at \
+             where commands.session_id = excluded.session_id and commands.ended_at is null",
+        )
+        .bind(begun.id.to_string())
+        .bind(begun.session.to_string())
+        .bind(begun.kind)
+        .bind(begun.params.as_str())
+        .bind(ended.status.as_str())
+        .bind(begun.at.0)
+        .bind(begun.deadline_at.0)
+        .bind(ended.result.as_deref())
+        .bind(ended.error_code)
+        .bind(ended.error_message.as_deref())
+        .bind(ended.at.0),
     };
     statement.execute(executor).await?;
     Ok(())
