@@ -66,9 +66,12 @@ impl Downloads {
         };
         for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
             let entry = entry?;
-            let about = entry.metadata()?;
             let name = entry.file_name().into_string();
             let Some(name) = name.ok().filter(|it| !it.ends_with(UNFINISHED)) else {
+                continue;
+            };
+            // It may have been removed since.
+            let Ok(about) = entry.metadata() else {
                 continue;
             };
             if about.is_file() {

@@ -21,7 +21,9 @@ mod tests;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use browserfleet_proto::limits::TUNNELS_MAX;
 use bytes::Bytes;
@@ -32,6 +34,7 @@ use tokio::time::Instant;
 
 use super::cdp::{CallError, Client};
 use super::{EndReason, TunnelEnd, TunnelWish};
+use crate::tasks;
 pub(super) use message::Pieces;
 use message::Request;
 use policy::{Folders, Rule};
@@ -43,6 +46,8 @@ pub(super) const TUNNELED: u32 = 1 << 30;
 /// Calls of one client that wait for their answers. Playwright has some ten for each
 /// page that it opens.
 const CALLS_MAX: usize = 16 * 1024;
+/// How long the browser may take to let a client go.
+const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// From this size on a message is read aside: it takes milliseconds, and the agent has
 /// one thread.
 const READ_ASIDE_BYTES: usize = 1024 * 1024;
@@ -54,6 +59,8 @@ const TAIL_BYTES: usize = 128;
 pub(super) struct Mux {
     state: Mutex<State>,
     writer: mpsc::Sender<Pieces>,
+    /// Bytes of large messages that wait for any of its clients.
+    large: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +89,8 @@ struct Call {
     tunnel: u64,
     /// The client's own.
     id: i32,
-    /// On the session that its socket is.
-    on_root: bool,
+    /// As the client named it; `None`: the one that its socket is.
+    session: Option<String>,
 }
 
 /// A client that is joined. Dropping it lets it go, and all that was its own.
@@ -117,11 +124,25 @@ pub(super) struct Grounds {
     pub(super) kill: mpsc::Sender<EndReason>,
 }
 
+impl State {
+    /// Chrome answers no call on a session that has ended.
+    fn give_up_calls(&mut self, tunnel: u64, session: &str) {
+        let before = self.calls.len();
+        self.calls
+            .retain(|_, it| it.tunnel != tunnel || it.session.as_deref() != Some(session));
+        let given_up = before - self.calls.len();
+        if let Some(joined) = self.joined.get_mut(&tunnel) {
+            joined.calls = joined.calls.saturating_sub(given_up);
+        }
+    }
+}
+
 impl Mux {
     pub(super) fn new(writer: mpsc::Sender<Pieces>) -> Self {
         Self {
             state: Mutex::default(),
             writer,
+            large: Arc::default(),
         }
     }
 
@@ -153,7 +174,7 @@ impl Mux {
         drop(state);
         let frame = Bytes::from(frame);
         let id = Bytes::from(format!("{{\"id\":{}", call.id));
-        queue.push(match tail_of(&frame).filter(|_| call.on_root) {
+        queue.push(match tail_of(&frame).filter(|_| call.session.is_none()) {
             Some(tail) => Pieces::of([id, frame.slice(rest..tail.starts), BRACE]),
             None => Pieces::of([id, frame.slice(rest..)]),
         });
@@ -183,6 +204,7 @@ impl Mux {
             Some(Change::Detached(session)) => {
                 let is_root = joined.root == session;
                 state.sessions.remove(&session);
+                state.give_up_calls(tunnel, &session);
                 if is_root {
                     queue.end(TunnelEnd::TargetGone);
                     return None;
@@ -246,7 +268,7 @@ impl Mux {
         wish: TunnelWish,
         deadline: Instant,
     ) -> Result<Tunnel, TunnelEnd> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(Arc::clone(&self.large)));
         let number = {
             let mut state = self.state();
             if state.closed {
@@ -277,7 +299,15 @@ impl Mux {
         let attached = grounds.client.call(None, &attach, deadline).await;
         let base = attached.map_err(|error| why_not(&error))?.session_id;
         joining.base.clone_from(&base);
-        self.own(number, &base);
+        let has_base = |joined: &mut Joined| {
+            joined.base.clone_from(&base);
+            // Until there is another, so that nothing of the base is for the client's ears
+            // where its socket is a page's.
+            if wish.target.is_none() {
+                joined.root.clone_from(&base);
+            }
+        };
+        self.own(number, &base, has_base);
         let mut root = base.clone();
         if let Some(target_id) = wish.target {
             let attach = Target::AttachToTarget {
@@ -286,11 +316,7 @@ impl Mux {
             };
             let attached = grounds.client.call(Some(&base), &attach, deadline).await;
             root = attached.map_err(|error| why_not(&error))?.session_id;
-            self.own(number, &root);
-        }
-        if let Some(joined) = self.state().joined.get_mut(&number) {
-            joined.base.clone_from(&base);
-            joined.root.clone_from(&root);
+            self.own(number, &root, |joined| joined.root.clone_from(&root));
         }
         Ok(Tunnel {
             side: Arc::new(Side {
@@ -310,8 +336,22 @@ impl Mux {
         })
     }
 
-    fn own(&self, tunnel: u64, session: &str) {
-        self.state().sessions.insert(session.to_owned(), tunnel);
+    /// A session is a client's from now on, for this.
+    fn own(&self, tunnel: u64, session: &str, purpose: impl FnOnce(&mut Joined)) {
+        let mut state = self.state();
+        state.sessions.insert(session.to_owned(), tunnel);
+        if let Some(joined) = state.joined.get_mut(&tunnel) {
+            purpose(joined);
+        }
+    }
+
+    /// Whether a client may speak on this session: it is its own, and not the one that
+    /// it has for a page's sake alone.
+    fn is_open_to(&self, tunnel: u64, session: &str) -> bool {
+        let state = self.state();
+        let is_own = state.sessions.get(session) == Some(&tunnel);
+        let joined = state.joined.get(&tunnel);
+        is_own && joined.is_some_and(|it| it.base == it.root || it.base != session)
     }
 }
 
@@ -347,9 +387,14 @@ impl Drop for Joining {
             session_id: Some(std::mem::take(&mut self.base)),
             target_id: None,
         };
-        if !self.client.post(None, &detach) {
-            tracing::warn!("no room to tell the browser that a client is gone");
-        }
+        // Where it waits for a debugger, every page that comes would wait for this one.
+        let client = self.client.clone();
+        tasks::spawn("leave the browser", async move {
+            let latest = Instant::now() + LEAVES_WITHIN;
+            if let Err(error) = client.call(None, &detach, latest).await {
+                tracing::debug!(%error, "the browser was not told that a client is gone");
+            }
+        });
     }
 }
 
@@ -397,7 +442,7 @@ impl Side {
         };
         let session = request.session.as_deref();
         if let Some(session) = session
-            && self.mux.state().sessions.get(session) != Some(&self.number)
+            && !self.mux.is_open_to(self.number, session)
         {
             self.answer(request.unknown_session().answer(Some(session)));
             return None;
@@ -454,7 +499,7 @@ impl Side {
             Call {
                 tunnel: self.number,
                 id: request.id,
-                on_root: request.session.is_none(),
+                session: request.session.as_deref().map(str::to_owned),
             },
         );
         Some(id)

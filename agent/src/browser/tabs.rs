@@ -221,7 +221,9 @@ impl Tabs {
         use Page::events as page;
         use Target::events as target;
         match (event.method, event.session) {
-            ("Target.attachedToTarget", _) => {
+            // On the browser's own session. What a client's session still hears of once the
+            // client has gone is nobody's.
+            ("Target.attachedToTarget", None) => {
                 let it: target::AttachedToTargetEventParams = event.params()?;
                 self.attached(it.session_id, it.target_info, now)
             }
@@ -248,6 +250,7 @@ impl Tabs {
                 self.lifecycle(session, &it)
             }
             ("Page.javascriptDialogOpening", Some(session)) => {
+                self.of_session(session)?;
                 let it: page::JavascriptDialogOpeningEventParams = event.params()?;
                 Some(self.dialog_opened(session, it, now))
             }

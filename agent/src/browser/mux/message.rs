@@ -165,6 +165,15 @@ impl<'a> Request<'a> {
         Pieces::of(pieces)
     }
 
+    /// The same message with other parameters, where it has some.
+    pub(super) fn with_params(&self, text: &str, params: &str) -> String {
+        let mut text = text.to_owned();
+        if let Some(at) = self.params_at.clone() {
+            text.replace_range(at, params);
+        }
+        text
+    }
+
     /// What Chrome says of a session that is not there; also of one that is not the
     /// client's.
     pub(super) fn unknown_session(&self) -> Fault {

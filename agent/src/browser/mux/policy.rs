@@ -4,10 +4,11 @@
 //! boundary. These rules keep honest clients from what would surprise them: paths of
 //! their own machine, and commands that are the whole session's.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::message::Request;
 
 /// How deep commands may be packed into `Target.sendMessageToTarget`.
 const PACKED_MAX: usize = 4;
@@ -40,35 +41,38 @@ impl Folders {
     }
 
     fn rule_for(&self, method: &str, params: Option<&str>, depth: usize) -> Rule {
-        let named = |key: &str| -> Option<Value> {
-            let params: Value = serde_json::from_str(params?).ok()?;
-            params.get(key).cloned()
-        };
-        match method {
+        self.judge(method, params, depth)
+            .unwrap_or_else(|rule| rule)
+    }
+
+    /// `Err` is the rule for what cannot be looked at.
+    fn judge(&self, method: &str, params: Option<&str>, depth: usize) -> Result<Rule, Rule> {
+        let named = |key: &str| read(params).map(|it| it.and_then(|mut it| it.remove(key)));
+        Ok(match method {
             "Browser.close" => Rule::Close,
             // A page would speak to the browser past all of these rules.
             "Target.exposeDevToolsProtocol" => {
                 Rule::Refuse("pages are not given the protocol here".into())
             }
-            "Browser.setDownloadBehavior" => self.downloads(params, true),
+            "Browser.setDownloadBehavior" => self.downloads(read(params)?, true),
             // The older one names files by what pages call them, less what is no name.
-            "Page.setDownloadBehavior" => self.downloads(params, false),
-            "DOM.setFileInputFiles" => self.uploads(named("files")),
-            "Page.navigate" | "Target.createTarget" => match named("url") {
+            "Page.setDownloadBehavior" => self.downloads(read(params)?, false),
+            "DOM.setFileInputFiles" => self.uploads(named("files")?),
+            "Page.navigate" | "Target.createTarget" => match named("url")? {
                 Some(Value::String(url)) if is_a_file(&url) => {
                     Rule::Refuse("files of the browser's machine are not shown".into())
                 }
                 _ => Rule::Pass,
             },
-            "Target.sendMessageToTarget" => self.packed(params, depth),
+            "Target.sendMessageToTarget" => self.packed(read(params)?, depth),
             _ => Rule::Pass,
-        }
+        })
     }
 
     /// The path is one of the client's machine; here the folder is the session's. Each
     /// file is named by Chrome, so that no name of a page's choice is ever a path.
-    fn downloads(&self, params: Option<&str>, is_named: bool) -> Rule {
-        let Some(Ok(Value::Object(mut params))) = params.map(serde_json::from_str) else {
+    fn downloads(&self, params: Option<Params>, is_named: bool) -> Rule {
+        let Some(mut params) = params else {
             return Rule::Pass;
         };
         let allows = matches!(params.get("behavior"), Some(Value::String(it)) if it == "allow");
@@ -99,35 +103,39 @@ impl Folders {
     }
 
     /// A command in a command, as clients from before 2019 have them.
-    fn packed(&self, params: Option<&str>, depth: usize) -> Rule {
-        let Some(Ok(Value::Object(mut params))) = params.map(serde_json::from_str) else {
+    fn packed(&self, params: Option<Params>, depth: usize) -> Rule {
+        let Some(mut params) = params else {
             return Rule::Pass;
         };
         let Some(Value::String(message)) = params.get("message") else {
             return Rule::Pass;
         };
-        let Ok(Value::Object(mut inner)) = serde_json::from_str(message) else {
-            return Rule::Pass;
-        };
         let Some(depth) = depth.checked_sub(1) else {
             return Rule::Refuse("packed too deep".into());
         };
-        let method: Cow<'_, str> = match inner.get("method") {
-            Some(Value::String(method)) => method.clone().into(),
-            _ => return Rule::Pass,
+        let Ok(inner) = Request::read(message.as_bytes()) else {
+            return Rule::Refuse("the message in it cannot be read".into());
         };
-        let inner_params = inner.get("params").map(Value::to_string);
-        match self.rule_for(&method, inner_params.as_deref(), depth) {
-            Rule::Pass => Rule::Pass,
+        match self.rule_for(&inner.method, inner.params, depth) {
             Rule::Change(changed) => {
-                let changed = serde_json::from_str(&changed).unwrap_or_default();
-                inner.insert("params".into(), changed);
-                let message = Value::Object(inner).to_string();
+                let message = inner.with_params(message, &changed);
                 params.insert("message".into(), message.into());
                 Rule::Change(Value::Object(params).to_string())
             }
             other => other,
         }
+    }
+}
+
+type Params = Map<String, Value>;
+
+/// Parameters that a rule is about. None need not be; what Chrome might read and this
+/// cannot is not passed on.
+fn read(params: Option<&str>) -> Result<Option<Params>, Rule> {
+    match params.map(serde_json::from_str) {
+        None => Ok(None),
+        Some(Ok(Value::Object(params))) => Ok(Some(params)),
+        Some(_) => Err(Rule::Refuse("its parameters cannot be read".into())),
     }
 }
 
@@ -215,6 +223,33 @@ mod tests {
             rule("Page.navigate", r#"{"url":"https://a/file:"}"#),
             Rule::Pass
         );
+    }
+
+    /// Chrome takes what is no text in Unicode, and more levels than are read here.
+    #[test]
+    fn what_cannot_be_looked_at_is_not_passed_on() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for (method, params) in [
+            (
+                "Browser.setDownloadBehavior",
+                r#""behavior":"allow","downloadPath":"/tmp""#,
+            ),
+            ("DOM.setFileInputFiles", r#""files":["/etc/passwd"]"#),
+            ("Page.navigate", r#""url":"file:///etc/passwd""#),
+        ] {
+            for odd in [r#""\ud800""#, &deep] {
+                let params = format!(r#"{{{params},"z":{odd}}}"#);
+                assert!(matches!(rule(method, &params), Rule::Refuse(_)), "{params}");
+                let packed = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
+                let packed = serde_json::json!({ "message": packed }).to_string();
+                let packed = rule("Target.sendMessageToTarget", &packed);
+                assert!(matches!(packed, Rule::Refuse(_)), "{params}");
+            }
+        }
+        // An expression may have it where no rule is about it.
+        let message = r#"{"id":1,"method":"Runtime.evaluate","params":{"expression":"'\ud800'"}}"#;
+        let packed = serde_json::json!({ "message": message }).to_string();
+        assert_eq!(rule("Target.sendMessageToTarget", &packed), Rule::Pass);
     }
 
     #[test]

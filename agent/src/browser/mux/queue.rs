@@ -2,7 +2,8 @@
 //! waits: it is the one reader of the pipe, which everybody needs.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use browserfleet_proto::limits::{
     MEDIA_CHUNK_BYTES_MAX, TUNNEL_HELD_BYTES_MAX, TUNNEL_MESSAGE_OUT_BYTES_MAX,
@@ -29,6 +30,8 @@ pub struct Part {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
+    /// Bytes of large messages that wait for any of the browser's clients.
+    all_large: Arc<AtomicUsize>,
     /// Something came, or it ended.
     more: Notify,
     /// Something was taken.
@@ -46,11 +49,19 @@ struct State {
 }
 
 impl Queue {
+    /// One of a browser, whose clients together hold `all_large` bytes of large messages.
+    pub(super) fn new(all_large: Arc<AtomicUsize>) -> Self {
+        let mut queue = Self::default();
+        queue.all_large = all_large;
+        queue
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message. One that is larger than may wait has to be alone of its kind;
+    /// Adds a message. One that is larger than may wait has to be alone of its kind, and
+    /// all of a browser's together have at most as many bytes as the largest may have;
     /// where there is no room, all that waits is dropped and the tunnel ends.
     pub(super) fn push(&self, message: Pieces) {
         let mut state = self.state();
@@ -61,19 +72,25 @@ impl Queue {
         let is_large = bytes > TUNNEL_HELD_BYTES_MAX;
         let others = state.held - state.large;
         let full = if is_large {
-            state.large > 0
+            let all = self.all_large.load(Ordering::Acquire);
+            state.large > 0 || all + bytes > TUNNEL_MESSAGE_OUT_BYTES_MAX
         } else {
             others + bytes > TUNNEL_HELD_BYTES_MAX
         };
         if bytes > TUNNEL_MESSAGE_OUT_BYTES_MAX {
-            state.cut(TunnelEnd::TooLarge);
-        } else if full {
-            state.cut(TunnelEnd::Stalled);
-        } else {
-            state.held += bytes;
-            state.large += if is_large { bytes } else { 0 };
-            state.waiting.push_back(message);
+            drop(state);
+            return self.cut(TunnelEnd::TooLarge);
         }
+        if full {
+            drop(state);
+            return self.cut(TunnelEnd::Stalled);
+        }
+        state.held += bytes;
+        if is_large {
+            self.all_large.fetch_add(bytes, Ordering::AcqRel);
+            state.large = bytes;
+        }
+        state.waiting.push_back(message);
         drop(state);
         self.more.notify_one();
     }
@@ -87,7 +104,7 @@ impl Queue {
 
     /// No more will come, and what waits is dropped.
     pub(super) fn cut(&self, end: TunnelEnd) {
-        self.state().cut(end);
+        self.state().cut(end, &self.all_large);
         self.more.notify_one();
         self.less.notify_one();
     }
@@ -97,7 +114,7 @@ impl Queue {
         loop {
             {
                 let mut state = self.state();
-                if let Some(part) = state.pop() {
+                if let Some(part) = state.pop(&self.all_large) {
                     drop(state);
                     self.less.notify_one();
                     return Ok(part);
@@ -137,15 +154,27 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.state().keep_large(0, &self.all_large);
+    }
+}
+
 impl State {
-    fn cut(&mut self, end: TunnelEnd) {
+    fn cut(&mut self, end: TunnelEnd, all_large: &AtomicUsize) {
         self.ended = Some(end);
         self.waiting.clear();
         self.held = 0;
-        self.large = 0;
+        self.keep_large(0, all_large);
     }
 
-    fn pop(&mut self) -> Option<Part> {
+    /// So many bytes are left of what is large.
+    fn keep_large(&mut self, bytes: usize, all_large: &AtomicUsize) {
+        all_large.fetch_sub(self.large - bytes, Ordering::AcqRel);
+        self.large = bytes;
+    }
+
+    fn pop(&mut self, all_large: &AtomicUsize) -> Option<Part> {
         let message = self.waiting.front_mut()?;
         let piece = message.0.first_mut()?;
         let data = piece.split_to(piece.len().min(MEDIA_CHUNK_BYTES_MAX));
@@ -158,7 +187,7 @@ impl State {
         }
         self.held -= data.len();
         // Whatever is left of a large one counts as large until it is gone.
-        self.large = self.large.min(self.held);
+        self.keep_large(self.large.min(self.held), all_large);
         Some(Part { data, last })
     }
 }
@@ -221,6 +250,20 @@ mod tests {
         queue.push(message(TUNNEL_HELD_BYTES_MAX + 1));
         queue.push(message(TUNNEL_HELD_BYTES_MAX + 1));
         assert_eq!(queue.next().await, Err(TunnelEnd::Stalled));
+    }
+
+    #[tokio::test]
+    async fn large_messages_of_all_clients_have_one_bound() {
+        let large = Arc::new(AtomicUsize::new(0));
+        let [first, second, third] = [(); 3].map(|()| Queue::new(Arc::clone(&large)));
+        let half = TUNNEL_MESSAGE_OUT_BYTES_MAX / 2;
+        first.push(message(half));
+        second.push(message(half));
+        third.push(message(half));
+        assert_eq!(third.next().await, Err(TunnelEnd::Stalled));
+        assert_eq!(taken(&first), half);
+        drop(second);
+        assert_eq!(large.load(Ordering::Acquire), 0);
     }
 
     #[tokio::test]
