@@ -58,7 +58,11 @@ async fn addresses_are_told_as_chrome_tells_them() {
     assert_eq!(Cdp::dial(socket).await.err(), Some(401), "it is good once");
     joined.leave().await;
 
+    // Who says who they are in a header says so to the socket too, and uses up nothing.
     let pages = alice.get("/json/list").await.ok();
+    let socket = pages[0]["webSocketDebuggerUrl"].as_str().unwrap();
+    assert!(!socket.contains("token="), "{socket}");
+    let pages = nobody.get(&format!("/json/list?token={token}")).await.ok();
     assert_eq!(pages.as_array().map(Vec::len), Some(1), "{pages}");
     assert_eq!(pages[0]["type"], "page");
     let mut page = Cdp::dial(pages[0]["webSocketDebuggerUrl"].as_str().unwrap())
@@ -422,6 +426,14 @@ async fn a_session_is_opened_and_kept_where_the_client_says_so() {
     assert_eq!(held.status, 200, "{held:?}");
     let path = format!("/devtools/browser/{id}");
     assert_eq!(Cdp::open(&alice, &path).await.err(), Some(423));
+    // A person drives: nobody closes a page under their hands, or opens one over it.
+    let pages = format!("/json/list?session_id={id}");
+    let pages = alice.get(&pages).await.ok();
+    let target = pages[0]["id"].as_str().unwrap();
+    for path in ["close", "activate"] {
+        let path = format!("/json/{path}/{target}?session_id={id}");
+        assert_eq!(alice.get(&path).await.status, 423, "{path}");
+    }
     again.ask(None, "Browser.getVersion", json!({})).await;
 
     let (end, stopped) = tokio::join!(again.closed(), world.terminate());

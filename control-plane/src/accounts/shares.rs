@@ -7,6 +7,7 @@ use std::time::Duration;
 use browserfleet_proto::ids::{SessionId, ShareId};
 
 use super::secrets::{hash_of, new_secret};
+use super::tickets::TICKET_LIFE;
 use super::{Accounts, Client, CurrentUser, name_of};
 use crate::clock;
 use crate::domain::access::{Reach, Right};
@@ -181,7 +182,7 @@ impl Accounts {
             right: share.right,
             session: Some(share.session),
         };
-        let ticket = self.write_ticket(&holder, reach).await?;
+        let ticket = self.write_ticket(&holder, reach, TICKET_LIFE).await?;
         let noted = share
             .last_used_at
             .is_some_and(|at| now.since(at) < USE_PRECISION);

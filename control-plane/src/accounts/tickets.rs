@@ -13,6 +13,7 @@ use crate::clock;
 use crate::domain::access::{Reach, Right};
 use crate::domain::audit::Credential;
 use crate::domain::key::Scope;
+use crate::domain::time::Timestamp;
 use crate::domain::user::{Role, User};
 use crate::error::Error;
 use crate::store::access::Good;
@@ -39,6 +40,8 @@ pub struct Pass {
     pub session: Option<SessionId>,
     /// The share that it was opened with.
     pub share: Option<ShareId>,
+    /// The end of the ticket that it was got with, and of all that are got with it.
+    pub tickets_until: Option<Timestamp>,
 }
 
 impl Pass {
@@ -50,6 +53,7 @@ impl Pass {
             user,
             session: None,
             share: None,
+            tickets_until: None,
         }
     }
 
@@ -109,13 +113,36 @@ impl Accounts {
                 needed: Scope::SessionsWrite.as_str(),
             });
         }
-        self.write_ticket(caller, Reach { right, session }).await
+        let reach = Reach { right, session };
+        self.write_ticket(caller, reach, TICKET_LIFE).await
+    }
+
+    /// Gives whoever has a pass a ticket for as much. One that is got with a ticket ends
+    /// with it: whoever read one address has no way in for longer.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] where that is now, [`Error::TooManyAttempts`] where they
+    /// use none of those that they have.
+    pub async fn pass_on(&self, pass: &Pass, session: Option<SessionId>) -> Result<String, Error> {
+        let reach = Reach {
+            right: pass.right,
+            session: session.or(pass.session),
+        };
+        let now = clock::now();
+        let life = pass
+            .tickets_until
+            .map_or(TICKET_LIFE, |until| until.since(now));
+        if life.is_zero() {
+            return Err(Error::Unauthenticated);
+        }
+        self.write_ticket(&pass.user, reach, life).await
     }
 
     pub(super) async fn write_ticket(
         &self,
         caller: &CurrentUser,
         reach: Reach,
+        life: Duration,
     ) -> Result<String, Error> {
         let secret = new_secret(PREFIX);
         let ticket = Ticket {
@@ -128,7 +155,7 @@ impl Accounts {
         let hash = hash_of(&secret);
         let issued = self
             .store
-            .issue_ticket(&ticket, &hash, TICKET_LIFE, TICKETS_MAX)
+            .issue_ticket(&ticket, &hash, life, TICKETS_MAX)
             .await?;
         if issued {
             Ok(secret)
@@ -149,7 +176,7 @@ impl Accounts {
             return Err(Error::Unauthenticated);
         }
         let taken = self.store.take_ticket(&hash_of(ticket)).await?;
-        let ticket = taken.ok_or(Error::Unauthenticated)?;
+        let (ticket, left) = taken.ok_or(Error::Unauthenticated)?;
         // The rows tell what ended on whichever replica, without waiting until it is
         // known here.
         let good = match self.store.good(ticket.credential).await? {
@@ -161,11 +188,11 @@ impl Accounts {
         let user = user
             .filter(|it| good && it.may_sign_in() && it.access_version == ticket.access_version)
             .ok_or(Error::Unauthenticated)?;
-        Ok(pass_of(&user, ticket))
+        Ok(pass_of(&user, ticket, clock::now().plus(left)))
     }
 }
 
-fn pass_of(user: &User, ticket: Ticket) -> Pass {
+fn pass_of(user: &User, ticket: Ticket, ends: Timestamp) -> Pass {
     let share = match ticket.credential {
         Credential::Share(share) => Some(share),
         Credential::Login(_) | Credential::Key(_) => None,
@@ -194,5 +221,6 @@ fn pass_of(user: &User, ticket: Ticket) -> Pass {
         right: ticket.reach.right,
         session: ticket.reach.session,
         share,
+        tickets_until: Some(ends),
     }
 }

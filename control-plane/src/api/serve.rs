@@ -50,8 +50,8 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// not read hold theirs until they are cut, and no other one.
 pub const AGENT_CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 /// How long a peer may leave unacknowledged what was sent to it, in milliseconds. It is
-/// the system at the other end that acknowledges, so that a program may be slow; one whose
-/// machine is gone is noticed with the next thing that is sent to it.
+/// the system at the other end that acknowledges, so that a program may be slow; one that
+/// reads nothing, or whose machine is gone, is cut off.
 const UNACKNOWLEDGED_MS_MAX: u32 = 20_000;
 /// Pause after the system refused to accept (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

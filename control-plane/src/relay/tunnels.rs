@@ -258,9 +258,7 @@ impl Hearing {
             }
         }
     }
-}
 
-impl Hearing {
     /// The next part of a message, for whoever does not need it whole.
     ///
     /// # Errors

@@ -168,16 +168,14 @@ impl Sessions {
         }
     }
 
-    /// Whether the automation may begin something that goes on by itself, as a tunnel
-    /// does.
+    /// Whether a client of CDP may begin something here. What it says then is held back
+    /// by nobody, so that it has to wait where a command would be held too.
     ///
     /// # Errors
-    /// [`Error::ControlHeld`] where a person drives and the session refuses meanwhile.
-    pub fn admit_automation(&self, held: &Held) -> Result<(), Error> {
-        match held.while_controlled {
-            WhileControlled::Reject => held.wheel.look(parked),
-            WhileControlled::Hold => Ok(()),
-        }
+    /// Where the session takes no commands, and [`Error::ControlHeld`] where a person
+    /// drives.
+    pub fn admit_client(&self, session: &OwnedSession) -> Result<(), Error> {
+        session.held()?.wheel.look(parked)
     }
 
     /// Whether this input counts: its driver holds control. It renews the hold, and is

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{OwnedSession, Sessions};
 use crate::clock;
 use crate::error::Error;
-use crate::relay::{self, NotSent, Refused};
+use crate::relay::{self, Refused};
 
 /// A file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,13 +71,7 @@ impl Sessions {
     ) -> Result<relay::Tunnel, Error> {
         let held = session.held()?;
         held.touch(clock::now());
-        let asked =
-            self.relay
-                .ask_for_download(held.place(), name)
-                .map_err(|refused| match refused {
-                    NotSent::Busy => Error::AgentBusy,
-                    NotSent::NoLink => Error::NotSent,
-                })?;
+        let asked = self.relay.ask_for_download(held.place(), name)?;
         match timeout(TUNNEL_OPENS_WITHIN, asked.joined()).await {
             Ok(Ok(said)) => Ok(said),
             Ok(Err(Refused::NotFound)) => Err(Error::NotFound("download")),

@@ -29,7 +29,7 @@ use crate::domain::session::{Session, Status};
 use crate::domain::user::Limits;
 use crate::error::Error;
 use crate::fleet::Fleet;
-use crate::relay::Relay;
+use crate::relay::{NotSent, Relay};
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -80,6 +80,15 @@ pub enum OwnedSession {
     Held(Arc<Held>),
     /// It waits, or is over.
     Row(Box<Session>),
+}
+
+impl From<NotSent> for Error {
+    fn from(refused: NotSent) -> Self {
+        match refused {
+            NotSent::Busy => Self::AgentBusy,
+            NotSent::NoLink => Self::NotSent,
+        }
+    }
 }
 
 impl OwnedSession {

@@ -14,7 +14,7 @@ use super::registry::{Held, Phase};
 use super::{OwnedSession, Sessions};
 use crate::clock;
 use crate::error::Error;
-use crate::relay::{Hearing, NotSent, Pieces, Refused, Saying, Ups};
+use crate::relay::{Hearing, Pieces, Refused, Saying, Ups};
 use crate::telemetry::metrics;
 
 /// How long the browser may take to answer a question of ours.
@@ -88,22 +88,17 @@ impl Sessions {
     /// Where it takes no commands either, [`Error::NotFound`] where there is no such
     /// page, and [`Error::QuotaReached`].
     pub async fn tunnel(&self, session: &OwnedSession, wish: TunnelWish) -> Result<Tunnel, Error> {
-        let held = session.held()?;
-        self.admit_automation(&held)?;
-        self.join(held, wish).await
+        self.admit_client(session)?;
+        self.join(session.held()?, wish).await
     }
 
     async fn join(&self, held: Arc<Held>, wish: TunnelWish) -> Result<Tunnel, Error> {
-        held.touch(clock::now());
         let asked = self
             .relay
-            .ask_for_tunnel(held.place(), wish.target, wish.keeps_browser)
-            .map_err(|refused| match refused {
-                NotSent::Busy => Error::AgentBusy,
-                NotSent::NoLink => Error::NotSent,
-            })?;
+            .ask_for_tunnel(held.place(), wish.target, wish.keeps_browser)?;
         match timeout(TUNNEL_OPENS_WITHIN, asked.joined()).await {
             Ok(Ok(tunnel)) => {
+                held.touch(clock::now());
                 tracing::debug!(tunnel.id = %tunnel.id, session.id = %held.id, "a client of CDP joined");
                 Ok(Tunnel {
                     held,

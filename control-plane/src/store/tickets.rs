@@ -61,12 +61,13 @@ impl Store {
         Ok(issued.rows_affected() == 1)
     }
 
-    /// Uses a ticket up. `None`: there is none, it was used, or it is too old. Of any
-    /// number who come at once, one gets it: it is gone with the statement that reads it.
+    /// Uses a ticket up, and says how long it would have been good for. `None`: there is
+    /// none, it was used, or it is too old. Of any number who come at once, one gets it: it
+    /// is gone with the statement that reads it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn take_ticket(&self, hash: &str) -> Result<Option<Ticket>, Error> {
+    pub async fn take_ticket(&self, hash: &str) -> Result<Option<(Ticket, Duration)>, Error> {
         let sql = format!(
             "delete from ws_tickets where hash = $1 returning user_id, credential, \
              access_version, scopes, right_name, session_id, expires_at, {} as now",
@@ -78,7 +79,10 @@ impl Store {
             .await?;
         let Some(row) = row else { return Ok(None) };
         let left = column::<i64>(&row, "expires_at")? - column::<i64>(&row, "now")?;
-        (left > 0).then(|| ticket_of(&row)).transpose()
+        match u64::try_from(left) {
+            Ok(left @ 1..) => Ok(Some((ticket_of(&row)?, Duration::from_micros(left)))),
+            _ => Ok(None),
+        }
     }
 
     /// Removes tickets that nobody used in time.

@@ -5,6 +5,7 @@
 //! A client that names no session gets one of its own, which ends with its connection.
 
 mod address;
+mod handshake;
 mod pass;
 mod protocol;
 mod sockets;

@@ -21,13 +21,23 @@ const TOKEN_BYTES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Visitor {
     pass: Pass,
-    /// What they brought in the address, where it can be brought again.
-    token: Option<String>,
+    brought: Brought,
     session: Option<String>,
     /// What they open outlives their connection.
     pub(super) keep_alive: bool,
     /// What of the query is none of ours.
     pub(super) rest: String,
+}
+
+/// How they said who they are.
+#[derive(Debug)]
+enum Brought {
+    /// As they will to a socket.
+    Header,
+    /// In the address, where it can be brought again.
+    Token(String),
+    /// In the address, and it is used up.
+    Ticket,
 }
 
 /// A query, in which an address that is to be opened may stand as it is.
@@ -126,7 +136,11 @@ impl Visitor {
         }
         Ok(Self {
             pass,
-            token: Some(token).filter(|_| came_in_query && !is_ticket),
+            brought: match (came_in_query, is_ticket) {
+                (false, _) => Brought::Header,
+                (true, false) => Brought::Token(token),
+                (true, true) => Brought::Ticket,
+            },
             session: query.session,
             keep_alive: query.keep_alive,
             rest: query.rest,
@@ -196,20 +210,23 @@ impl Visitor {
         api: &Api,
         session: Option<SessionId>,
     ) -> Result<String, Error> {
-        let session = session.or(self.pass.session);
-        let right = Some(self.pass.right);
-        api.accounts.issue_ticket(self.user(), session, right).await
+        api.accounts.pass_on(&self.pass, session).await
     }
 
-    /// The same where many addresses are given at once: whoever brought a key in the
-    /// address is given it back, since they have it there already.
+    /// What their addresses carry where they come with nothing else: what they brought in
+    /// theirs, since they have it there already.
     ///
     /// # Errors
     /// Where the database fails, or too many are not used.
-    pub(super) async fn token(&self, api: &Api, session: SessionId) -> Result<String, Error> {
-        match &self.token {
-            Some(token) => Ok(token.clone()),
-            None => self.ticket(api, Some(session)).await,
+    pub(super) async fn token(
+        &self,
+        api: &Api,
+        session: SessionId,
+    ) -> Result<Option<String>, Error> {
+        match &self.brought {
+            Brought::Header => Ok(None),
+            Brought::Token(token) => Ok(Some(token.clone())),
+            Brought::Ticket => self.ticket(api, Some(session)).await.map(Some),
         }
     }
 }

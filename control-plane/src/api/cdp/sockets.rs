@@ -4,25 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use browserfleet_proto::limits::TUNNEL_MESSAGE_IN_BYTES_MAX;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::NEW;
+use super::handshake::Handshake;
 use super::pass::Visitor;
 use super::wire::{self, Client};
-use crate::api::{Api, ws};
+use crate::api::Api;
 use crate::error::Error;
 use crate::sessions::{OwnedSession, Sessions, Tunnel, TunnelWish, Wish};
 
 /// How long an instance is waited for where the client names no session. Some clients
 /// give up on all of their connecting after 15 s.
 const OPENING_WAIT: Duration = Duration::from_secs(10);
-/// Bytes that are read at once: some messages are large.
-const READ_BYTES: usize = 64 * 1024;
 /// Which session a client has, where it did not name one.
 const SESSION_HEADER: HeaderName = HeaderName::from_static("x-browserfleet-session");
 
@@ -66,9 +65,9 @@ pub async fn browser(
 ) -> Result<Response, Error> {
     let (mut parts, _) = request.into_parts();
     let visitor = Visitor::of(&api, &parts).await?;
-    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &api).await {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return Ok(ws::no_handshake(&rejection)),
+    let handshake = match Handshake::of(&mut parts, &api).await {
+        Ok(handshake) => handshake,
+        Err(refused) => return Ok(refused),
     };
     let (session, opened) = if name == NEW {
         match visitor.named_session(&api).await? {
@@ -94,7 +93,7 @@ pub async fn browser(
         other => other,
     };
     Ok(carry(
-        &api, upgrade, &parts, &visitor, tunnel, opened, &session,
+        &api, handshake, &parts, &visitor, tunnel, opened, &session,
     ))
 }
 
@@ -109,9 +108,9 @@ pub async fn page(
 ) -> Result<Response, Error> {
     let (mut parts, _) = request.into_parts();
     let visitor = Visitor::of(&api, &parts).await?;
-    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &api).await {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return Ok(ws::no_handshake(&rejection)),
+    let handshake = match Handshake::of(&mut parts, &api).await {
+        Ok(handshake) => handshake,
+        Err(refused) => return Ok(refused),
     };
     // Clients that keep nothing of an address but its query name a page alone: its name
     // is unique among all sessions.
@@ -119,22 +118,30 @@ pub async fn page(
         Some(session) => vec![session],
         None => api.sessions.live_of(visitor.user()),
     };
-    for session in sessions {
+    let tries = sessions.into_iter().map(|session| async {
         let wish = TunnelWish {
             target: Some(target.clone()),
             keeps_browser: visitor.keep_alive,
         };
-        match api.sessions.tunnel(&session, wish).await {
-            Ok(tunnel) => {
+        let joined = api.sessions.tunnel(&session, wish).await;
+        joined.map(|tunnel| (session, tunnel))
+    });
+    // At once: each may take its time, and one has it.
+    let mut tries: FuturesUnordered<_> = tries.collect();
+    let mut refused = Error::NotFound("page");
+    while let Some(tried) = tries.next().await {
+        match tried {
+            Ok((session, tunnel)) => {
                 return Ok(carry(
-                    &api, upgrade, &parts, &visitor, tunnel, None, &session,
+                    &api, handshake, &parts, &visitor, tunnel, None, &session,
                 ));
             }
             Err(Error::NotFound(_)) => {}
-            Err(error) => return Err(error),
+            // It may be the one that has it.
+            Err(error) => refused = error,
         }
     }
-    Err(Error::NotFound("page"))
+    Err(refused)
 }
 
 async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Opened), Error> {
@@ -152,7 +159,7 @@ async fn open(api: &Api, visitor: &Visitor) -> Result<(OwnedSession, Opened), Er
 
 fn carry(
     api: &Api,
-    upgrade: WebSocketUpgrade,
+    handshake: Handshake,
     parts: &Parts,
     visitor: &Visitor,
     tunnel: Tunnel,
@@ -165,22 +172,10 @@ fn carry(
         client = ?parts.headers.get(axum::http::header::USER_AGENT),
         "a client of CDP connects"
     );
-    let tasks = api.sessions.tasks().clone();
-    let mut response = upgrade
-        .max_message_size(TUNNEL_MESSAGE_IN_BYTES_MAX)
-        .max_frame_size(TUNNEL_MESSAGE_IN_BYTES_MAX)
-        .read_buffer_size(READ_BYTES)
-        // Messages go out as they come.
-        .write_buffer_size(0)
-        .on_upgrade(async move |websocket| {
-            let carried = tasks.spawn("tunnel", async move {
-                let _opened = opened;
-                wire::carry(client, websocket, tunnel).await;
-            });
-            if carried.await.is_err() {
-                tracing::debug!("a tunnel's task was ended");
-            }
-        });
+    let mut response = handshake.accept(api.sessions.tasks(), async move |socket| {
+        let _opened = opened;
+        wire::carry(client, socket, tunnel).await;
+    });
     if let Ok(id) = HeaderValue::from_str(&session.id().to_string()) {
         response.headers_mut().insert(SESSION_HEADER, id);
     }

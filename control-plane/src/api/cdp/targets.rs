@@ -36,11 +36,11 @@ struct Info {
 }
 
 impl Info {
-    fn view(self, address: &Address, session: SessionId, token: &str) -> TargetView {
+    fn view(self, address: &Address, session: SessionId, token: Option<&str>) -> TargetView {
         let id = &self.target_id;
-        let socket = address.socket(&format!(
-            "/devtools/page/{id}?session_id={session}&token={token}"
-        ));
+        let token = token.map_or_else(String::new, |it| format!("&token={it}"));
+        let path = format!("/devtools/page/{id}?session_id={session}{token}");
+        let socket = address.socket(&path);
         TargetView {
             description: "",
             id: self.target_id,
@@ -74,7 +74,7 @@ pub async fn list(State(api): State<Api>, request: Request) -> Result<Response, 
     let mut views = Vec::new();
     for info in all(&api, &session).await? {
         let token = visitor.token(&api, session.id()).await?;
-        views.push(info.view(&address, session.id(), &token));
+        views.push(info.view(&address, session.id(), token.as_deref()));
     }
     Ok(shown(&views))
 }
@@ -93,6 +93,7 @@ pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, 
         url => address::check(&decoded(url)?)?,
     };
     let session = visitor.existing_session(&api).await?;
+    api.sessions.admit_client(&session)?;
     let create = json!({ "url": url });
     let told = api
         .sessions
@@ -105,7 +106,7 @@ pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, 
         url,
     };
     let token = visitor.token(&api, session.id()).await?;
-    Ok(shown(&info.view(&shown_at, session.id(), &token)))
+    Ok(shown(&info.view(&shown_at, session.id(), token.as_deref())))
 }
 
 /// Brings a page to the front.
@@ -138,6 +139,7 @@ async fn tell(api: &Api, method: &str, target: String, request: Request) -> Resu
     let (parts, _) = request.into_parts();
     let visitor = Visitor::of(api, &parts).await?;
     let session = visitor.existing_session(api).await?;
+    api.sessions.admit_client(&session)?;
     let page = json!({ "targetId": target });
     match api.sessions.ask_browser(&session, method, page).await {
         Err(Error::Invalid { .. }) => Err(Error::NotFound("page")),

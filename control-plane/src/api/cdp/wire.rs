@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use browserfleet_proto::agent::v1::Piece;
 use browserfleet_proto::ids::SessionId;
 use browserfleet_proto::limits::{
     TUNNEL_HELD_BYTES_MAX, TUNNEL_MESSAGE_IN_BYTES_MAX, TUNNEL_MESSAGE_OUT_BYTES_MAX,
@@ -14,6 +14,12 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{Error as Fault, Message, error::ProtocolError};
+
+use super::handshake::Socket;
 
 use crate::accounts::CurrentUser;
 use crate::api::Api;
@@ -26,9 +32,9 @@ use crate::sessions::registry::Held;
 /// silent, and that the system notices a peer that is gone. Whoever does not answer is
 /// not closed for it: some clients never do.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// How long a client may take for one message, and how much longer for each MiB of it.
-const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-const WRITE_DEADLINE_OF_A_MIB: Duration = Duration::from_secs(1);
+/// How long a client may take for one part of a message, which has 256 KiB at the most:
+/// as long as the system lets it take nothing at all.
+const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long what a browser said last may take to come by its own way, once its end has
 /// come by another.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -70,9 +76,9 @@ fn closing(code: u16, reason: impl Into<String>) -> Over {
 }
 
 /// Carries a client's messages until one of both ends has enough.
-pub(super) async fn carry(client: Client, websocket: WebSocket, tunnel: Tunnel) {
+pub(super) async fn carry(client: Client, socket: Socket, tunnel: Tunnel) {
     let Client { api, user, session } = client;
-    let (mut sink, mut stream) = websocket.split();
+    let (mut sink, mut stream) = socket.split();
     let held = tunnel.held();
     let Tunnel {
         mut hearing,
@@ -100,26 +106,34 @@ pub(super) async fn carry(client: Client, websocket: WebSocket, tunnel: Tunnel) 
     }
 }
 
-/// What the browser says. `None`: the client is not there, or does not read.
-async fn out(hearing: &mut Hearing, sink: &mut SplitSink<WebSocket, Message>) -> Option<Ended> {
+/// What the browser says, in the parts that it comes in, so that a large message is never
+/// held whole and the peer hears from us meanwhile. `None`: the client is not there.
+async fn out(hearing: &mut Hearing, sink: &mut SplitSink<Socket, Message>) -> Option<Ended> {
     let first = Instant::now() + PING_EVERY;
     let mut ping = interval_at(first, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Bytes of the message that is on its way; `None`: none is.
+    let mut sent = None;
     loop {
         let message = tokio::select! {
-            said = hearing.next() => match said {
-                Ok(said) => match Utf8Bytes::try_from(said) {
-                    Ok(text) => Message::Text(text),
-                    Err(error) => {
-                        tracing::warn!(%error, "a browser said what is no text");
-                        continue;
+            said = hearing.next_piece() => match said {
+                Ok(Piece { data, last }) => {
+                    let (kind, before) = match sent {
+                        None => (Data::Text, 0),
+                        Some(before) => (Data::Continue, before),
+                    };
+                    let bytes = before + data.len();
+                    if bytes > TUNNEL_MESSAGE_OUT_BYTES_MAX {
+                        return Some(Ended::TooLarge);
                     }
-                },
+                    sent = Some(bytes).filter(|_| !last);
+                    Message::Frame(Frame::message(data, OpCode::Data(kind), last))
+                }
                 Err(ended) => return Some(ended),
             },
             _ = ping.tick() => Message::Ping(Bytes::new()),
         };
-        match timeout(deadline_of(&message), sink.send(message)).await {
+        match timeout(WRITE_DEADLINE, sink.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a tunnel's client left");
@@ -130,47 +144,62 @@ async fn out(hearing: &mut Hearing, sink: &mut SplitSink<WebSocket, Message>) ->
     }
 }
 
-fn deadline_of(message: &Message) -> Duration {
-    let bytes = match message {
-        Message::Text(text) => text.len(),
-        _ => 0,
-    };
-    let mebibytes = u32::try_from(bytes / (1024 * 1024)).unwrap_or(u32::MAX);
-    WRITE_DEADLINE + WRITE_DEADLINE_OF_A_MIB * mebibytes
-}
-
 /// What the client says, until it has gone.
-async fn take_in(stream: &mut SplitStream<WebSocket>, saying: &Saying, held: &Arc<Held>) -> Over {
+async fn take_in(stream: &mut SplitStream<Socket>, saying: &Saying, held: &Arc<Held>) -> Over {
+    let mut ahead = None;
     loop {
-        match stream.next().await {
+        let message = match ahead.take() {
+            Some(message) => message,
+            None => stream.next().await,
+        };
+        match message {
             Some(Ok(Message::Text(text))) => {
                 held.touch(clock::now());
-                if !saying.say(text.into()).await {
+                let on_its_way = saying.say(text.into());
+                tokio::pin!(on_its_way);
+                let is_heard = loop {
+                    tokio::select! {
+                        is_heard = &mut on_its_way => break is_heard,
+                        // Whoever asks whether we live is answered, however large the
+                        // message is; what comes after it waits here, one at a time.
+                        next = stream.next(), if ahead.is_none() => match next {
+                            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                            next => ahead = Some(next),
+                        },
+                    }
+                };
+                if !is_heard {
                     // Why is said on the other way.
                     return std::future::pending().await;
                 }
             }
-            Some(Ok(Message::Binary(_))) => return closing(1003, "CDP is text"),
             // They are answered by the library.
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_))) | None => return None,
-            Some(Err(error)) => return fault_of(error),
+            Some(Ok(Message::Close(_))) => {
+                // Its answer goes out with the next look.
+                let answered = timeout(CLOSE_WITHIN, stream.next()).await;
+                tracing::trace!(answered = answered.is_ok(), "a tunnel's client closed it");
+                return None;
+            }
+            Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
+                return closing(1003, "CDP is text");
+            }
+            Some(Err(error)) => return fault_of(&error),
+            None => return None,
         }
     }
 }
 
 /// What the peer is told of what it did wrong.
-fn fault_of(error: axum::Error) -> Over {
-    use tungstenite::Error as Wire;
-    let error = error.into_inner().downcast::<Wire>().ok()?;
-    match *error {
-        Wire::Capacity(_) => closing(
+fn fault_of(error: &Fault) -> Over {
+    match error {
+        Fault::Capacity(_) => closing(
             1009,
             format!("a message is larger than {TUNNEL_MESSAGE_IN_BYTES_MAX} bytes"),
         ),
-        Wire::Utf8(_) => closing(1007, "a text is not UTF-8"),
-        Wire::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => None,
-        Wire::Protocol(_) => closing(1002, "this is not the WebSocket protocol"),
+        Fault::Utf8(_) => closing(1007, "a text is not UTF-8"),
+        Fault::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Fault::Protocol(_) => closing(1002, "this is not the WebSocket protocol"),
         _ => None,
     }
 }
@@ -228,13 +257,13 @@ fn end_of_session(reason: &str) -> Closing {
 async fn close(
     closing: Closing,
     session: SessionId,
-    sink: &mut SplitSink<WebSocket, Message>,
-    stream: &mut SplitStream<WebSocket>,
+    sink: &mut SplitSink<Socket, Message>,
+    stream: &mut SplitStream<Socket>,
 ) {
     let mut reason = format!("{session}: {}", closing.reason);
     reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     let frame = Message::Close(Some(CloseFrame {
-        code: closing.code,
+        code: closing.code.into(),
         reason: reason.into(),
     }));
     if !matches!(timeout(CLOSE_WITHIN, sink.send(frame)).await, Ok(Ok(()))) {
@@ -262,15 +291,5 @@ mod tests {
         assert_eq!(code("browser_crashed"), 1011);
         assert_eq!(code("expired"), 4001);
         assert_eq!(code("idle_timeout"), 4002);
-    }
-
-    #[test]
-    fn large_messages_have_more_time() {
-        let text = |bytes| Message::Text("x".repeat(bytes).into());
-        assert_eq!(deadline_of(&text(10)), WRITE_DEADLINE);
-        assert_eq!(
-            deadline_of(&text(3 * 1024 * 1024)),
-            WRITE_DEADLINE + 3 * WRITE_DEADLINE_OF_A_MIB
-        );
     }
 }
