@@ -501,6 +501,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_on_a_clients_session_is_none_of_ours() {
+        let mut tabs = Tabs::new();
+        attach(&mut tabs, "1");
+        let elsewhere = r#"{"method":"Target.attachedToTarget","sessionId":"gone","params":{"sessionId":"s2","waitingForDebugger":true,"targetInfo":{"targetId":"t1","type":"page","title":"","url":"about:blank","attached":true,"canAccessOpener":false}}}"#;
+        assert_eq!(apply(&mut tabs, Instant::now(), elsewhere), None);
+        assert_eq!(tabs.shown().len(), 1);
+        tabs.detached("s1");
+        assert_eq!(alert(&mut tabs, Instant::now()), None, "it has no tab");
+    }
+
+    #[test]
     fn one_tab_too_many_is_closed() {
         let mut tabs = Tabs::new();
         for name in 0..TABS_MAX {

@@ -220,6 +220,70 @@ async fn who_leaves_is_detached_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_pages_socket_is_that_page_alone() {
+    let mut stage = stage();
+    let grounds = Grounds {
+        client: stage.client.clone(),
+        folder: "/own".into(),
+        downloads: "/own/downloads".into(),
+        kill: stage.kill.clone(),
+    };
+    let wish = TunnelWish {
+        target: Some("T1".into()),
+        keeps_browser: false,
+    };
+    let mux = stage.client.mux();
+    let joining = mux.join(grounds, wish, Instant::now() + SOON);
+    let chrome = &mut stage.chrome;
+    let letting = async {
+        chrome.let_join("BASE").await;
+        let asked = chrome.hear().await;
+        assert_eq!(asked["sessionId"], "BASE");
+        // As Chrome does: the event comes before the answer.
+        chrome
+            .say(r#"{"method":"Target.attachedToTarget","params":{"sessionId":"P1"},"sessionId":"BASE"}"#)
+            .await;
+        let id = &asked["id"];
+        chrome
+            .say(&format!(
+                r#"{{"id":{id},"result":{{"sessionId":"P1"}},"sessionId":"BASE"}}"#
+            ))
+            .await;
+    };
+    let (joined, ()) = tokio::join!(joining, letting);
+    let page = joined.expect("it joined");
+    assert!(page.next().now_or_never().is_none(), "nothing is for it yet");
+    let text = r#"{"id":1,"method":"Target.getTargets","sessionId":"BASE"}"#;
+    say(&page, text).await;
+    assert!(said(&page).await.contains("-32001"));
+    say(&page, r#"{"id":2,"method":"Page.enable"}"#).await;
+    assert_eq!(stage.chrome.hear().await["sessionId"], "P1");
+}
+
+#[tokio::test]
+async fn calls_on_a_page_that_has_gone_wait_no_more() {
+    let mut stage = stage();
+    let one = stage.join("S1", false).await;
+    let attached = r#"{"method":"Target.attachedToTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
+    stage.chrome.say(attached).await;
+    said(&one).await;
+    for text in [
+        r#"{"id":1,"method":"Runtime.evaluate","sessionId":"P1"}"#,
+        r#"{"id":2,"method":"Browser.getVersion"}"#,
+    ] {
+        say(&one, text).await;
+        stage.chrome.hear().await;
+    }
+    let gone = r#"{"method":"Target.detachedFromTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
+    stage.chrome.say(gone).await;
+    said(&one).await;
+    let mux = stage.client.mux();
+    let state = mux.state();
+    let waiting: usize = state.joined.values().map(|it| it.calls).sum();
+    assert_eq!((state.calls.len(), waiting), (1, 1));
+}
+
+#[tokio::test]
 async fn to_close_the_browser_is_the_sessions_end_unless_it_is_kept() {
     let mut stage = stage();
     let keeps = stage.join("S1", true).await;
