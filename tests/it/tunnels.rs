@@ -1,5 +1,6 @@
 //! Tunnels hold whatever clients do: too much, too little, nonsense, at once.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use browserfleet_tests::api::{Caller, Session};
@@ -167,6 +168,58 @@ async fn who_does_not_read_holds_little_and_hurts_nobody() {
     world.stop().await;
 }
 
+/// How long a small file may take to be there: the browser asks a site on its own
+/// machine, and others may keep that busy.
+const DOWNLOADED_WITHIN: Duration = Duration::from_secs(20);
+
+/// The names of all that the session's browser has downloaded.
+async fn downloads(session: &Session) -> BTreeSet<String> {
+    let path = format!("/api/sessions/{}/downloads", session.id);
+    let listed = session.caller.get(&path).await.ok();
+    let files = listed["data"].as_array().unwrap().iter();
+    files
+        .map(|it| it["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Has a page load a file, and gives what is in it, once it is among the session's.
+async fn downloaded(client: &mut Cdp, page: &str, session: &Session, url: &str) -> String {
+    let before = downloads(session).await;
+    let told = client
+        .ask(Some(page), "Page.navigate", json!({ "url": url }))
+        .await;
+    assert!(told["error"].is_null(), "{told}");
+    eventually("the file is listed", DOWNLOADED_WITHIN, || async {
+        downloads(session).await.len() > before.len()
+    })
+    .await;
+    let after = downloads(session).await;
+    let name = after.difference(&before).next().unwrap();
+    let path = format!("/api/sessions/{}/downloads/{name}", session.id);
+    let file = session.caller.get(&path).await;
+    assert_eq!(file.status, 200, "{name}: {file:?}");
+    String::from_utf8(file.body.to_vec()).unwrap()
+}
+
+/// The id of what is said as it is written here. No question of [`Cdp::ask`] has it.
+const RAW_ID: u32 = 1_000_000;
+/// Lists in lists: more than our reader of JSON takes, which gives up at 128, and fewer
+/// than Chrome's, which takes 300.
+const NESTED: usize = 150;
+
+/// Says a command with these parameters, letter for letter, and gives its answer.
+async fn ask_raw(client: &mut Cdp, session: Option<&str>, method: &str, params: &str) -> Value {
+    let session = session.map_or_else(String::new, |it| format!(r#","sessionId":"{it}""#));
+    let command = format!(r#"{{"id":{RAW_ID},"method":"{method}","params":{params}{session}}}"#);
+    assert!(client.say(command).await, "the socket is open");
+    loop {
+        let said = client.next().await.unwrap();
+        if said["id"] == RAW_ID {
+            return said;
+        }
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_written_outside_of_the_sessions_folder() {
     let (world, alice, session) = ready().await;
@@ -177,18 +230,58 @@ async fn nothing_is_written_outside_of_the_sessions_folder() {
     std::fs::create_dir(&foreign).unwrap();
     let linked = world.folder().join("linked");
     std::os::unix::fs::symlink(&foreign, &linked).unwrap();
-    for (on, method) in [
-        (None, "Browser.setDownloadBehavior"),
-        (Some(page.as_str()), "Page.setDownloadBehavior"),
+    for (on, method, folder, name) in [
+        (None, "Browser.setDownloadBehavior", &foreign, "one.bin"),
+        (None, "Browser.setDownloadBehavior", &linked, "two.bin"),
+        (
+            Some(page.as_str()),
+            "Page.setDownloadBehavior",
+            &foreign,
+            "three.bin",
+        ),
+        (
+            Some(page.as_str()),
+            "Page.setDownloadBehavior",
+            &linked,
+            "four.bin",
+        ),
     ] {
-        for folder in [&foreign, &linked] {
-            let wish = json!({ "behavior": "allow", "downloadPath": folder });
-            let told = client.ask(on, method, wish).await;
-            assert!(told["error"].is_null(), "{told}");
-            let go = json!({ "url": site.url("/download") });
-            client.ask(Some(&page), "Page.navigate", go).await;
-        }
+        let wish = json!({ "behavior": "allow", "downloadPath": folder });
+        let told = client.ask(on, method, wish).await;
+        assert!(told["error"].is_null(), "{told}");
+        let url = site.url(&format!("/download/{name}"));
+        let file = downloaded(&mut client, &page, &session, &url).await;
+        assert_eq!(file, name, "{method}");
+        let written = std::fs::read_dir(&foreign).unwrap().count();
+        assert_eq!(written, 0, "{method}");
     }
+    // What Chrome can read and the rules cannot is not Chrome's to judge.
+    let nested = format!("{}{}", "[".repeat(NESTED), "]".repeat(NESTED));
+    let folder = json!(foreign);
+    for (on, method, params) in [
+        (
+            None,
+            "Browser.setDownloadBehavior",
+            format!(r#"{{"behavior":"allow","downloadPath":{folder},"z":"\ud800"}}"#),
+        ),
+        (
+            Some(page.as_str()),
+            "Page.navigate",
+            r#"{"url":"file:///etc/passwd","referrer":"\ud800"}"#.to_owned(),
+        ),
+        (
+            Some(page.as_str()),
+            "Page.navigate",
+            format!(r#"{{"url":"file:///etc/passwd","z":{nested}}}"#),
+        ),
+    ] {
+        let told = ask_raw(&mut client, on, method, &params).await;
+        let said = told["error"]["message"].as_str().unwrap_or_default();
+        assert!(said.contains("its parameters cannot be read"), "{told}");
+    }
+    let url = site.url("/download/five.bin");
+    let file = downloaded(&mut client, &page, &session, &url).await;
+    assert_eq!(file, "five.bin");
     let files = json!({ "files": ["/etc/passwd"], "nodeId": 1 });
     let told = client
         .ask(Some(&page), "DOM.setFileInputFiles", files)
@@ -203,6 +296,8 @@ async fn nothing_is_written_outside_of_the_sessions_folder() {
     let go = json!({ "url": "file:///etc/passwd" });
     let told = client.ask(Some(&page), "Page.navigate", go).await;
     assert!(told["error"].is_object(), "{told}");
+    let shown = session.value("location.protocol").await;
+    assert_ne!(shown, "file:");
     assert_eq!(std::fs::read_dir(&foreign).unwrap().count(), 0);
     world.stop().await;
 }

@@ -144,16 +144,27 @@ async fn serve(mut socket: TcpStream, counted: Arc<AtomicU64>) {
         "/refreshing" => page("Refreshing", "<meta http-equiv=refresh content=0>"),
         "/loop" => "HTTP/1.1 302 Found\r\nlocation: /loop\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         "/redirected" => "HTTP/1.1 302 Found\r\nlocation: /second\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
-        "/download" => "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-disposition: attachment; filename=a.bin\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc".to_owned(),
+        "/download" => attachment("a.bin", "abc"),
         "/tall" => page("Tall", "<div style='height: 1000000px'></div>"),
         "/silent" => return std::future::pending().await,
         "/password" => "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         "/worker.js" => "HTTP/1.1 200 OK\r\ncontent-type: text/javascript\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
-        _ => html("404 Not Found", "<title>Nothing</title>"),
+        path => match path.strip_prefix("/download/") {
+            // Each file has its own name, and that is all that it holds.
+            Some(name) => attachment(name, name),
+            None => html("404 Not Found", "<title>Nothing</title>"),
+        },
     };
     // Whoever asked may be gone.
     drop(socket.write_all(answer.as_bytes()).await);
     drop(socket.shutdown().await);
+}
+
+fn attachment(name: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-disposition: attachment; filename={name}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn html(status: &str, body: &str) -> String {
