@@ -8,18 +8,35 @@ use browserfleet_tests::cdp::Cdp;
 use browserfleet_tests::eventually;
 use browserfleet_tests::processes::memory;
 use browserfleet_tests::site::Site;
-use browserfleet_tests::world::World;
+use browserfleet_tests::world::{Plan, World};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 const MIB: usize = 1024 * 1024;
 
 async fn ready() -> (World, Caller, Session) {
-    let world = World::new().await.unwrap();
+    ready_with(Plan::default()).await
+}
+
+async fn ready_with(plan: Plan) -> (World, Caller, Session) {
+    let world = plan.start().await.unwrap();
     let alice = world.user("alice").await;
     let session = alice.open(json!({})).await;
     (world, alice, session)
 }
+
+/// The same, where tunnels are counted.
+async fn ready_and_measured() -> (World, Caller, Session) {
+    ready_with(Plan::default().with("METRICS_LISTEN", "127.0.0.1:0")).await
+}
+
+/// How many tunnels there are; `None` where there never was one.
+async fn tunnels(world: &World) -> Option<f64> {
+    world.metrics().await.value("browserfleet_tunnels")
+}
+
+/// How soon those who left are counted no more, also on a busy machine.
+const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 
 async fn ended_as(session: &Session, reason: &str) {
     eventually("the session is over", Duration::from_secs(10), || async {
@@ -343,13 +360,14 @@ async fn whoever_ends_the_browser_ends_the_session() {
 
 #[tokio::test]
 async fn twenty_may_join_and_who_leaves_makes_room() {
-    let (world, alice, session) = ready().await;
+    let (world, alice, session) = ready_and_measured().await;
     let path = format!("/devtools/browser/{}", session.id);
     let mut joined = Vec::new();
     for _ in 0..20 {
         joined.push(Cdp::open(&alice, &path).await.unwrap());
     }
     assert_eq!(Cdp::open(&alice, &path).await.err(), Some(429));
+    assert_eq!(tunnels(&world).await, Some(20.0));
     // Some close, some are just gone, in an order that is none.
     for round in 0..100_usize {
         for step in 0..10 {
@@ -361,12 +379,23 @@ async fn twenty_may_join_and_who_leaves_makes_room() {
         for _ in 0..10 {
             joined.push(join_soon(&alice, &path).await);
         }
+        // Who left may still be counted; nobody is taken off twice.
+        let counted = tunnels(&world).await;
+        assert!(counted >= Some(20.0), "round {round}: {counted:?}");
     }
     assert_eq!(Cdp::open(&alice, &path).await.err(), Some(429));
     for client in &mut joined {
         client.ask(None, "Browser.getVersion", json!({})).await;
     }
+    eventually("twenty are counted", COUNTED_WITHIN, || async {
+        tunnels(&world).await == Some(20.0)
+    })
+    .await;
     drop(joined);
+    eventually("none is counted", COUNTED_WITHIN, || async {
+        tunnels(&world).await == Some(0.0)
+    })
+    .await;
     let mut again = Vec::new();
     for _ in 0..20 {
         again.push(join_soon(&alice, &path).await);
