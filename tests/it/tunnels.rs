@@ -403,6 +403,41 @@ async fn twenty_may_join_and_who_leaves_makes_room() {
     world.stop().await;
 }
 
+/// How soon a client is gone whose machine is: it is sent something each 5 s, which has
+/// to be acknowledged within 20 s. The rest is for a busy machine.
+const LOST_WITHIN: Duration = Duration::from_secs(30);
+/// How long others may wait for an answer meanwhile, on a busy machine.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How often the others ask: often enough to notice if they had to wait once.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_client_whose_machine_is_gone_is_gone_soon() {
+    let (world, alice, session) = ready_and_measured().await;
+    let mut stays = Cdp::browser(&alice, &session.id).await;
+    let lost = Cdp::browser(&alice, &session.id).await;
+    assert_eq!(tunnels(&world).await, Some(2.0));
+    lost.lose_network();
+    let since = Instant::now();
+    while tunnels(&world).await != Some(1.0) {
+        assert!(since.elapsed() < LOST_WITHIN, "it is still joined");
+        let asked = Instant::now();
+        stays.ask(None, "Browser.getVersion", json!({})).await;
+        let took = asked.elapsed();
+        assert!(took < ANSWERED_WITHIN, "{took:?}");
+        tokio::time::sleep(ASKED_EVERY).await;
+    }
+    // It was held until here: nothing on its side closed it.
+    drop(lost);
+    stays.ask(None, "Browser.getVersion", json!({})).await;
+    stays.leave().await;
+    eventually("none is counted", COUNTED_WITHIN, || async {
+        tunnels(&world).await == Some(0.0)
+    })
+    .await;
+    world.stop().await;
+}
+
 /// Joins once there is room: who has left is known to have a moment later.
 async fn join_soon(caller: &Caller, path: &str) -> Cdp {
     let latest = Instant::now() + Duration::from_secs(10);

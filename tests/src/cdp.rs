@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use socket2::{SockFilter, SockRef};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -15,6 +16,9 @@ use crate::api::Caller;
 
 /// How long anything is waited for.
 const SOON: Duration = Duration::from_secs(60);
+/// A filter of packets that lets nothing in: `BPF_RET | BPF_K`, which returns that none
+/// of a packet's bytes are kept.
+const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// A client on a socket of its own.
 pub struct Cdp {
@@ -181,6 +185,19 @@ impl Cdp {
                 return closed;
             }
         }
+    }
+
+    /// Its machine is as one whose network is gone from now on: it takes nothing,
+    /// acknowledges nothing and closes nothing.
+    ///
+    /// # Panics
+    /// Where the system does not let us.
+    pub fn lose_network(&self) {
+        let MaybeTlsStream::Plain(stream) = self.stream.get_ref() else {
+            panic!("it is plain");
+        };
+        let lost = SockRef::from(stream).attach_filter(&[NOTHING]);
+        lost.expect("packets can be dropped");
     }
 
     /// Leaves as clients do that have manners.
