@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use browserfleet_tests::api::Caller;
+use browserfleet_tests::cdp::Cdp;
 use browserfleet_tests::eventually;
 use browserfleet_tests::site::Site;
 use browserfleet_tests::socket::{Socket, schemas};
@@ -12,7 +13,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 /// Within this a revocation closes sockets, as is promised.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
@@ -466,6 +470,54 @@ async fn what_no_client_says_closes_its_own_socket_with_the_reason() {
         let closed = u16::from_be_bytes([answer[2], answer[3]]);
         assert_eq!((answer[0], closed), (0x88, expected), "{frame:?}");
     }
+    world.stop().await;
+}
+
+/// What a client offers that would send little which becomes much (RFC 7692).
+const DEFLATE: &str = "permessage-deflate; client_max_window_bits";
+/// A text of two bytes, masked with zeros, which says of itself that it is compressed:
+/// its bit RSV1 is set.
+const COMPRESSED: [u8; 8] = [0xc1, 0x82, 0, 0, 0, 0, b'h', b'i'];
+/// How soon a socket is closed on which that was said, on a busy machine.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn compression_is_not_agreed_on_and_closes_the_socket_that_uses_it() {
+    let world = World::new().await.unwrap();
+    let alice = world.administrator().await;
+    let session = alice.open(json!({})).await;
+    let mut socket = Socket::open(&alice).await;
+    let mut tunnel = Cdp::browser(&alice, &session.id).await;
+    let base = alice.base().replacen("http", "ws", 1);
+    let door = format!("/devtools/browser/{}", session.id);
+    for path in ["/ws", &door] {
+        let mut request = format!("{base}{path}").into_client_request().unwrap();
+        let bearer = format!("Bearer {}", alice.token());
+        for (name, value) in [
+            ("authorization", bearer.as_str()),
+            ("sec-websocket-extensions", DEFLATE),
+        ] {
+            let value = HeaderValue::from_str(value).unwrap();
+            request.headers_mut().insert(name, value);
+        }
+        let (mut stream, response) = connect_async(request).await.unwrap();
+        let agreed = response.headers().get("sec-websocket-extensions");
+        assert_eq!(agreed, None, "{path}");
+        stream.get_mut().write_all(&COMPRESSED).await.unwrap();
+        let closed = timeout(CLOSED_WITHIN, async {
+            loop {
+                match stream.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|it| it.code.into()),
+                    Some(Ok(_)) => {}
+                    other => panic!("{path}: {other:?}"),
+                }
+            }
+        });
+        let code: Option<u16> = closed.await.expect("it is closed");
+        assert_eq!(code, Some(1002), "{path}");
+    }
+    assert_eq!(socket.ask("ping", None, json!({})).await["type"], "pong");
+    tunnel.ask(None, "Browser.getVersion", json!({})).await;
     world.stop().await;
 }
 
