@@ -8,6 +8,7 @@ use browserfleet_tests::cdp::Cdp;
 use browserfleet_tests::eventually;
 use browserfleet_tests::processes::memory;
 use browserfleet_tests::site::Site;
+use browserfleet_tests::wall_clock::WallClock;
 use browserfleet_tests::world::{Plan, World};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -116,6 +117,63 @@ async fn addresses_are_told_as_chrome_tells_them() {
         assert_eq!(Cdp::open(caller, &path).await.err(), Some(expected));
         let path = format!("/devtools/page/{target}");
         assert_eq!(Cdp::open(caller, &path).await.err(), Some(expected));
+    }
+    world.stop().await;
+}
+
+/// Longer than a ticket lives, in seconds: it does so for 30.
+const TICKET_TOO_OLD: i64 = 31;
+/// Longer than an access token lives, in seconds: it does so for ten minutes.
+const TOKEN_TOO_OLD: i64 = 60 * 60;
+/// How soon what the control plane says is read, on a busy machine.
+const LOGGED_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn who_may_not_is_told_so_before_there_is_a_socket() {
+    let clock = WallClock::new().unwrap();
+    // Each request is a line of the log, with its path.
+    let plan = Plan::default().with("LOG", "info,sqlx=warn,browserfleet_control_plane=debug");
+    let plan = clock
+        .environment()
+        .into_iter()
+        .fold(plan, |plan, (name, value)| plan.with_variable(name, value));
+    let (world, alice, session) = ready_with(plan).await;
+    let other = alice.open(json!({})).await;
+    let door = |session: &Session| format!("/devtools/browser/{}", session.id);
+    let refused = async |caller: &Caller, session: &Session| {
+        let opened = Cdp::open(caller, &door(session)).await;
+        opened.err().expect("it is refused")
+    };
+    let ticket = async || {
+        let wish = json!({ "session_id": session.id });
+        let given = alice.post("/api/ws-ticket", wish).await.ok();
+        alice.with_token(given["ticket"].as_str().unwrap())
+    };
+    let nonsense = alice.with_token("nonsense");
+    assert_eq!(refused(&nonsense, &session).await, 401);
+
+    let astray = ticket().await;
+    assert_eq!(refused(&astray, &other).await, 404, "it is another one's");
+    assert_eq!(refused(&astray, &session).await, 401, "it was used");
+    let late = ticket().await;
+    clock.set(TICKET_TOO_OLD).unwrap();
+    assert_eq!(refused(&late, &session).await, 401, "it is too old");
+    clock.set(TOKEN_TOO_OLD).unwrap();
+    assert_eq!(refused(&alice, &session).await, 401, "it has expired");
+    clock.set(0).unwrap();
+
+    let good = ticket().await;
+    Cdp::browser(&good, &session.id).await.leave().await;
+    Cdp::browser(&alice, &session.id).await.leave().await;
+    eventually("both are logged", LOGGED_WITHIN, || async {
+        let log = world.log();
+        log.matches("a client of CDP connects").count() == 2
+    })
+    .await;
+    let log = world.log();
+    assert!(log.contains(&door(&session)), "paths are logged");
+    for secret in [&astray, &late, &good, &alice] {
+        assert!(!log.contains(secret.token()), "tokens are not");
     }
     world.stop().await;
 }
