@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use browserfleet_control_plane::accounts::{Accounts, Client, CurrentUser, MailSettings, Settings};
+use browserfleet_control_plane::accounts::{
+    Accounts, Client, CurrentUser, MailSettings, Settings, TICKET_LIFE,
+};
 use browserfleet_control_plane::config::{Passwords, Registration};
 use browserfleet_control_plane::domain::access::{Reach, Right};
 use browserfleet_control_plane::domain::audit::{Action, Credential, Event};
@@ -16,10 +18,14 @@ use browserfleet_control_plane::store::Store;
 use browserfleet_control_plane::store::access::Change;
 use browserfleet_control_plane::store::tickets::Ticket;
 use browserfleet_proto::ids::{ApiKeyId, SessionId, UserId};
+use browserfleet_tests::api::Caller;
 use browserfleet_tests::postgres::Postgres;
 use browserfleet_tests::rows::{NOW, user_in};
+use browserfleet_tests::world::World;
 use futures_util::future::join_all;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// As late as no test is.
@@ -209,4 +215,52 @@ async fn a_ticket_ends_with_what_asked_for_it() {
         assert_eq!(code, "unauthenticated", "changed");
     })
     .await;
+}
+
+/// How much longer than a ticket what came of it may live: two clocks, on a busy machine.
+const TICKET_SLACK: Duration = Duration::from_secs(1);
+/// How often a ticket is exchanged for the next one: often enough that one is asked with
+/// between its end and the slack after it.
+const EXCHANGED_EVERY: Duration = Duration::from_millis(500);
+
+/// Asks with a ticket for an address with the next one, and with that one again, until
+/// none is given any more.
+async fn exchange_until_refused(nobody: &Caller, owner: &Caller, path: &str, place: &str) {
+    let given = owner.post("/api/ws-ticket", json!({})).await.ok();
+    let since = Instant::now();
+    let mut ticket = given["ticket"].as_str().unwrap().to_owned();
+    loop {
+        let age = since.elapsed();
+        let told = nobody.get(&format!("{path}?token={ticket}")).await;
+        if told.status != 200 {
+            assert_eq!(told.status, 401, "{path}");
+            assert_eq!(told.code(), "unauthenticated", "{path}");
+            assert!(age > TICKET_LIFE - TICKET_SLACK, "{path}: after {age:?}");
+            return;
+        }
+        assert!(
+            age < TICKET_LIFE + TICKET_SLACK,
+            "{path}: still after {age:?}"
+        );
+        let told = told.json();
+        let address = told.pointer(place).and_then(Value::as_str).unwrap();
+        let (_, next) = address.split_once("token=").unwrap();
+        assert!(next.starts_with("tkt_") && next != ticket, "{address}");
+        next.clone_into(&mut ticket);
+        sleep(EXCHANGED_EVERY).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_that_came_of_a_ticket_ends_with_it() {
+    let world = World::new().await.unwrap();
+    let (nobody, alice) = (world.nobody(), world.user("alice").await);
+    // Of its pages the second address tells.
+    let session = alice.open(json!({})).await;
+    tokio::join!(
+        exchange_until_refused(&nobody, &alice, "/json/version", "/webSocketDebuggerUrl"),
+        exchange_until_refused(&nobody, &alice, "/json/list", "/0/webSocketDebuggerUrl"),
+    );
+    assert_eq!(session.value("1 + 1").await, 2);
+    world.stop().await;
 }
