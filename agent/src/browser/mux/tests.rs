@@ -252,7 +252,10 @@ async fn a_pages_socket_is_that_page_alone() {
     };
     let (joined, ()) = tokio::join!(joining, letting);
     let page = joined.expect("it joined");
-    assert!(page.next().now_or_never().is_none(), "nothing is for it yet");
+    assert!(
+        page.next().now_or_never().is_none(),
+        "nothing is for it yet"
+    );
     let text = r#"{"id":1,"method":"Target.getTargets","sessionId":"BASE"}"#;
     say(&page, text).await;
     assert!(said(&page).await.contains("-32001"));
@@ -264,7 +267,8 @@ async fn a_pages_socket_is_that_page_alone() {
 async fn calls_on_a_page_that_has_gone_wait_no_more() {
     let mut stage = stage();
     let one = stage.join("S1", false).await;
-    let attached = r#"{"method":"Target.attachedToTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
+    let attached =
+        r#"{"method":"Target.attachedToTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
     stage.chrome.say(attached).await;
     said(&one).await;
     for text in [
@@ -274,7 +278,8 @@ async fn calls_on_a_page_that_has_gone_wait_no_more() {
         say(&one, text).await;
         stage.chrome.hear().await;
     }
-    let gone = r#"{"method":"Target.detachedFromTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
+    let gone =
+        r#"{"method":"Target.detachedFromTarget","params":{"sessionId":"P1"},"sessionId":"S1"}"#;
     stage.chrome.say(gone).await;
     said(&one).await;
     let mux = stage.client.mux();
