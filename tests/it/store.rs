@@ -211,7 +211,9 @@ async fn an_outcome_counts_once_whether_it_comes_with_its_command_or_later() {
     use CommandStatus::{Error, Ok};
     for url in &engines().urls {
         let store = Store::open(url, NOW).await.unwrap();
-        let session = SessionId::new();
+        let row = session_of(user_in(&store).await);
+        let session = row.id;
+        assert!(store.admit_session(&row, NOW, 1).await.unwrap());
         let ids: Vec<_> = (0..5).map(|_| CommandId::new()).collect();
         let [together, apart, again, foreign, twice] = ids[..] else {
             unreachable!()

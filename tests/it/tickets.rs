@@ -124,6 +124,33 @@ async fn of_all_who_bring_a_ticket_at_once_one_gets_in() {
 }
 
 #[tokio::test]
+async fn what_is_got_with_a_ticket_is_good_for_no_more_and_no_longer() {
+    on_both_engines(async |store, folder| {
+        let user = user_in(store).await;
+        let caller = key_of(store, user, &Scope::ALL, FAR).await;
+        let accounts = accounts(store, folder, "one");
+        let (session, another) = (SessionId::new(), SessionId::new());
+        let right = Some(Right::Drive);
+        let first = accounts.issue_ticket(&caller, Some(session), right).await;
+        let mut pass = accounts.redeem_ticket(&first.unwrap()).await.unwrap();
+        let ends = pass.tickets_until.unwrap();
+        // The clocks of the database and of this process are read one after the other.
+        let latest = ends.plus(Duration::from_secs(1));
+        for _ in 0..3 {
+            let next = accounts.pass_on(&pass, None).await.unwrap();
+            pass = accounts.redeem_ticket(&next).await.unwrap();
+            assert!(pass.tickets_until.unwrap() < latest);
+            assert_eq!((pass.session, pass.right), (Some(session), Right::Drive));
+            assert!(pass.permit(another, Right::View).is_err());
+        }
+        pass.tickets_until = Some(NOW);
+        let late = accounts.pass_on(&pass, None).await;
+        assert_eq!(refused(late), "unauthenticated");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_ticket_that_is_too_old_is_none() {
     on_both_engines(async |store, folder| {
         let user = user_in(store).await;

@@ -182,12 +182,12 @@ impl Begun {
     pub async fn run(self) -> Result<Performed, CommandError> {
         let command = self.id;
         let held = Arc::clone(&self.held);
-        let outcome = self.to_its_end().await;
+        let outcome = self.outcome().await;
         held.touch(clock::now());
         outcome.map_err(|error| CommandError { command, error })
     }
 
-    async fn to_its_end(self) -> Result<Performed, Error> {
+    async fn outcome(self) -> Result<Performed, Error> {
         let Self {
             id: command,
             mut place,

@@ -28,6 +28,8 @@ const LISTEN: &str = "127.0.0.1:8080";
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the first instance may take to be there: an agent and its browser.
 const INSTANCE_DEADLINE: Duration = Duration::from_secs(30);
+/// The same for the control plane, which says why it gave up.
+const INSTANCE_WAIT_MS: u64 = 25_000;
 /// How long the control plane may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Where the picture goes.
@@ -207,7 +209,8 @@ async fn open(user: &Caller) -> anyhow::Result<Value> {
     let opened = user.try_call(
         reqwest::Method::POST,
         "/api/sessions",
-        Some(json!({ "name": "demo" })),
+        // On a busy machine the first instance is not there yet.
+        Some(json!({ "name": "demo", "wait_ms": INSTANCE_WAIT_MS })),
         &[],
     );
     let reply = timeout(INSTANCE_DEADLINE, opened)
