@@ -23,8 +23,8 @@ const QUEUE_MAX: usize = 8192;
 /// Entries in one transaction.
 const BATCH_MAX: usize = 512;
 /// How long a command's admission waits for its outcome where nothing else is to be
-/// written: of a quick command both are one statement then, and a third of its time is
-/// saved. Who crashes in it forgets a command that began a moment before, as it does
+/// written: of a quick command both are one statement then, and none is under way when
+/// its outcome comes. Who crashes in it forgets a command that began a moment before, as it does
 /// while a transaction is under way.
 const ADMISSION_WAITS: Duration = Duration::from_millis(5);
 /// Wait between two attempts while the database does not answer.
